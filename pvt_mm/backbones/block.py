@@ -1,0 +1,146 @@
+"""One transformer block: norm-attention-residual, norm-MLP-residual."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pvt_mm.backbones.embed import map_to_tokens, tokens_to_map
+
+__all__ = ["Block", "ConvMlp", "DropPath", "Mlp"]
+
+# Shape legend: B batch, (H, W) map in tokens, N = H*W tokens, C channels, E hidden channels.
+
+
+class DropPath(nn.Module):
+    """Stochastic depth: in training, drop a residual branch for whole samples at random.
+
+    Args:
+        drop_path_rate: Probability in ``[0, 1)`` that a sample loses the branch; the kept ones
+            are scaled by ``1 / (1 - drop_path_rate)``.
+
+    Reference: Deep Networks with Stochastic Depth, arXiv:1603.09382.
+    """
+
+    def __init__(self, drop_path_rate: float = 0.0) -> None:
+        super().__init__()
+        self.drop_path_rate = drop_path_rate
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Drop samples of ``x`` along its first dimension."""
+        if not self.training or self.drop_path_rate == 0:
+            return x
+        keep = 1 - self.drop_path_rate
+        mask = x.new_empty((x.shape[0],) + (1,) * (x.ndim - 1)).bernoulli_(keep)
+        return x * mask.div_(keep)
+
+    def extra_repr(self) -> str:
+        """Show the rate in the module's ``repr``."""
+        return f"drop_path_rate={self.drop_path_rate}"
+
+
+class DepthwiseConv(nn.Module):
+    """A 3x3 depth-wise convolution over tokens; a module of its own for the released names.
+
+    Args:
+        channels: Channels ``E``, each convolved by itself.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
+
+    def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Convolve ``(B, N, E)`` tokens of an ``hw`` map."""
+        return map_to_tokens(self.dwconv(tokens_to_map(tokens, hw)))
+
+
+class Mlp(nn.Module):
+    """The MLP of PVT v1: two linear layers around a GELU.
+
+    Args:
+        embed_dims: Token channels ``C``.
+        hidden_dims: Hidden channels ``E``.
+        drop_rate: Dropout probability after each of the two.
+
+    Shape:
+        tokens: ``(B, N, C)``.
+        returns: ``(B, N, C)``, before the residual is added.
+    """
+
+    def __init__(self, embed_dims: int, hidden_dims: int, drop_rate: float = 0.0) -> None:
+        super().__init__()
+        self.fc1 = nn.Linear(embed_dims, hidden_dims)
+        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+        self.drop = nn.Dropout(drop_rate)
+
+    def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Mix the channels of each token; ``hw`` is for the sake of :class:`ConvMlp`."""
+        hidden = self.drop(F.gelu(self.fc1(tokens)))  # (B, N, E)
+        return self.drop(self.fc2(hidden))
+
+
+class ConvMlp(Mlp):
+    """The MLP of PVT v2: a 3x3 depth-wise convolution between the first layer and the GELU.
+
+    Its zero padding tells the tokens where they are, so v2 needs no position embedding.
+
+    Args:
+        embed_dims: Token channels ``C``.
+        hidden_dims: Hidden channels ``E``.
+        drop_rate: Dropout probability after the GELU and at the end.
+        relu: Whether a ReLU follows the first layer, as in the models with linear SRA.
+
+    Shape:
+        tokens: ``(B, N, C)``.
+        hw: ``(H, W)`` in tokens, with ``H * W == N``.
+        returns: ``(B, N, C)``, before the residual is added.
+
+    Reference: PVT v2, section 3.3, arXiv:2106.13797.
+    """
+
+    def __init__(
+        self, embed_dims: int, hidden_dims: int, drop_rate: float = 0.0, relu: bool = False
+    ) -> None:
+        super().__init__(embed_dims, hidden_dims, drop_rate)
+        self.dwconv = DepthwiseConv(hidden_dims)
+        self.relu = relu
+
+    def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Mix the channels of each token, and each channel with its eight neighbours."""
+        hidden = self.fc1(tokens)  # (B, N, E)
+        if self.relu:
+            hidden = F.relu(hidden)
+        hidden = self.drop(F.gelu(self.dwconv(hidden, hw)))
+        return self.drop(self.fc2(hidden))
+
+
+class Block(nn.Module):
+    """A transformer block: ``x + attn(norm1(x))``, then ``x + mlp(norm2(x))``.
+
+    Args:
+        embed_dims: Token channels ``C``.
+        attn: Attention, called with tokens and ``hw``.
+        mlp: MLP, called with tokens and ``hw``.
+        drop_path_rate: Probability that a sample skips a residual branch.
+
+    Shape:
+        tokens: ``(B, N, C)``.
+        hw: ``(H, W)`` in tokens, with ``H * W == N``.
+        returns: ``(B, N, C)``.
+    """
+
+    def __init__(
+        self, embed_dims: int, attn: nn.Module, mlp: nn.Module, drop_path_rate: float = 0.0
+    ) -> None:
+        super().__init__()
+        self.norm1 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.attn = attn
+        self.norm2 = nn.LayerNorm(embed_dims, eps=1e-6)
+        self.mlp = mlp
+        self.drop_path = DropPath(drop_path_rate)
+
+    def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Refine the tokens of an ``hw`` map."""
+        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), hw))
+        return tokens + self.drop_path(self.mlp(self.norm2(tokens), hw))

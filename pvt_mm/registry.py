@@ -1,0 +1,21 @@
+"""Child registries of pvt_mm, scope ``pvt_mm``.
+
+mmengine imports this module by itself when it meets a type such as ``'pvt_mm.PVTv2'``, so the
+string alone is enough in a config of any OpenMMLab project. Each registry imports its
+``locations`` on first use only.
+"""
+
+from mmengine.registry import DATASETS as MMENGINE_DATASETS
+from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import METRICS as MMENGINE_METRICS
+from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
+from mmengine.registry import Registry
+
+__all__ = ["DATASETS", "HOOKS", "METRICS", "MODELS", "TRANSFORMS"]
+
+MODELS = Registry("model", parent=MMENGINE_MODELS, scope="pvt_mm", locations=["pvt_mm.backbones"])
+DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="pvt_mm")
+TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope="pvt_mm")
+METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="pvt_mm")
+HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="pvt_mm")
