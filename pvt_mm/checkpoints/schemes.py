@@ -1,0 +1,102 @@
+"""How mmengine finds a checkpoint: what stands behind each prefix of its path."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+from .download import load_url
+from .errors import CheckpointError, DownloadError
+from .safe_load import safe_load
+
+__all__ = ["FROM_SCRATCH", "LOADERS"]
+
+FROM_SCRATCH = "to train from scratch instead: --cfg-options model.backbone.init_cfg=None"
+
+
+# mmengine logs the part of these names that follows "load_from_".
+def load_from_local(filename: str, map_location: Any = None) -> Any:
+    """Load a file."""
+    return safe_load(filename, map_location)
+
+
+def load_from_http(filename: str, map_location: Any = None, model_dir: str | None = None) -> Any:
+    """Load a file by URL."""
+    return load_url(filename, map_location, model_dir)
+
+
+def load_from_pvt(filename: str, map_location: Any = None) -> Any:
+    """Load an official release by its alias, such as ``pvt://pvt_v2_b2``."""
+    from ..backbones.archs import ARCHS
+
+    name = filename.removeprefix("pvt://")
+    url = _look_up(name, "pvt://", {arch.name: arch.url for arch in ARCHS.values()})
+    try:
+        return load_url(url, map_location)
+    except DownloadError as error:
+        raise DownloadError(f"{error}; {FROM_SCRATCH}") from error
+
+
+def load_from_torchvision(filename: str, map_location: Any = None) -> Any:
+    """Load weights of torchvision by name, which for the older ones needs no torchvision."""
+    import mmengine
+    from mmengine.runner.checkpoint import get_torchvision_models
+
+    name = filename.split("://")[1]
+    urls = mmengine.load(Path(mmengine.__file__).parent / "hub" / "torchvision_0.12.json")
+    if name not in urls:
+        with suppress(ImportError):  # then the error names the older ones only
+            urls = get_torchvision_models()
+    return load_url(_look_up(name, "torchvision://", urls), map_location)
+
+
+def load_from_openmmlab(filename: str, map_location: Any = None) -> Any:
+    """Load weights of OpenMMLab by name."""
+    from mmengine.runner.checkpoint import get_deprecated_model_names, get_external_models
+
+    name = filename.split("://")[1]
+    name = get_deprecated_model_names().get(name, name)
+    return load_url(_look_up(name, "open-mmlab://", get_external_models()), map_location)
+
+
+def load_from_mmcls(filename: str, map_location: Any = None) -> Any:
+    """Load the backbone of a classifier of MMClassification by name."""
+    from mmengine.runner.checkpoint import get_mmcls_models
+
+    url = _look_up(filename.removeprefix("mmcls://"), "mmcls://", get_mmcls_models())
+    checkpoint = load_url(url, map_location)
+    state = checkpoint.get("state_dict", checkpoint)
+    prefix = "backbone."
+    return {
+        "state_dict": {
+            key.removeprefix(prefix): value
+            for key, value in state.items()
+            if key.startswith(prefix)
+        }
+    }
+
+
+LOADERS = {
+    "": load_from_local,
+    "http://": load_from_http,
+    "https://": load_from_http,
+    "pvt://": load_from_pvt,
+    "torchvision://": load_from_torchvision,
+    "modelzoo://": load_from_torchvision,
+    "open-mmlab://": load_from_openmmlab,
+    "openmmlab://": load_from_openmmlab,
+    "mmcls://": load_from_mmcls,
+}
+
+
+def _look_up(name: str, scheme: str, urls: Mapping[str, str]) -> str:
+    if name in urls:
+        return urls[name]
+    close = get_close_matches(name, urls, n=1, cutoff=0.4)
+    nearest = f"did you mean {scheme}{close[0]}? " if close else ""
+    names = sorted(urls)
+    known = ", ".join(names[:20]) + (", ..." if len(names) > 20 else "")
+    raise CheckpointError(f"unknown weights {scheme}{name}: {nearest}known are {known}")

@@ -1,0 +1,113 @@
+"""Is the installed stack one that pvt_mm works with? Asked once, when the package is imported."""
+
+from __future__ import annotations
+
+import os
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from importlib.util import find_spec
+
+__all__ = ["REQUIREMENTS", "Requirement", "check_stack"]
+
+
+@dataclass(frozen=True)
+class Requirement:
+    """A package that pvt_mm works with.
+
+    Args:
+        module: Import name.
+        distribution: Name under which it is installed; the same as in ``pyproject.toml``.
+        specifier: Range of versions that work; the same as in ``pyproject.toml``.
+        serves: What needs it.
+        forks: Other distributions with the same import name, accepted in any version, since
+            their numbers are their own.
+        pip_options: What ``pip install`` needs besides the name.
+    """
+
+    module: str
+    distribution: str
+    specifier: str
+    serves: str
+    forks: tuple[str, ...] = ()
+    pip_options: str = ""
+
+    @property
+    def pip_command(self) -> str:
+        """The command that installs a version in range."""
+        return f'python -m pip install {self.pip_options}"{self.distribution}{self.specifier}"'
+
+
+REQUIREMENTS: tuple[Requirement, ...] = (
+    Requirement("torch", "torch", ">=2.1", "everything"),
+    Requirement(
+        "mmengine",
+        "mmengine",
+        ">=0.10.4,<1",
+        "everything",
+        ("mmengine-lite", "onedl-mmengine"),
+    ),
+    Requirement(
+        "mmcv",
+        "mmcv",
+        ">=2.0.0rc4,<2.2",
+        "detection and segmentation",
+        ("onedl-mmcv",),
+        # mmcv's setup.py imports torch, which an isolated build does not see.
+        "--no-build-isolation ",
+    ),
+    Requirement("mmdet", "mmdet", ">=3.1,<3.4", "detection", ("onedl-mmdetection",)),
+    Requirement("mmseg", "mmsegmentation", ">=1.1,<1.3", "segmentation", ("onedl-mmsegmentation",)),
+)
+_INDISPENSABLE = ("torch", "mmengine")
+
+
+def check_stack() -> None:
+    """Warn, in one message, of what is missing or out of range.
+
+    Nothing is imported: the versions are read from the installed packages' metadata. Only the
+    first process of a distributed job speaks.
+
+    Raises:
+        ImportError: If torch or mmengine is missing, without which nothing works.
+    """
+    problems = {r.module: problem for r in REQUIREMENTS if (problem := find_problem(r))}
+    missing = [name for name in _INDISPENSABLE if problems.get(name, "").endswith("not installed")]
+    if missing:
+        raise ImportError(_message(problems, f"pvt_mm needs {' and '.join(missing)}"))
+    if problems and os.environ.get("RANK", "0") == "0":
+        # The caller's line would be one in importlib: level 2 at least names pvt_mm.
+        warnings.warn(_message(problems, "pvt_mm: not all of its stack fits"), stacklevel=2)
+
+
+def find_problem(requirement: Requirement) -> str:
+    """Say what is wrong with one package, or nothing (``''``)."""
+    if find_spec(requirement.module) is None:
+        return f"{requirement.module} is not installed"
+    found = _version_of(requirement.distribution)
+    if found is None:
+        return ""  # a fork or a source tree on the path: its version says nothing to us
+
+    from packaging.specifiers import SpecifierSet  # comes with mmengine
+
+    if SpecifierSet(requirement.specifier).contains(found, prereleases=True):
+        return ""
+    return f"{requirement.module} {found} is out of range, {requirement.specifier} works"
+
+
+def _version_of(distribution: str) -> str | None:
+    try:
+        return version(distribution)
+    except PackageNotFoundError:
+        return None
+
+
+def _message(problems: dict[str, str], title: str) -> str:
+    lines = [f"{title}:"]
+    for requirement in REQUIREMENTS:
+        if requirement.module in problems:
+            lines.append(
+                f"  {problems[requirement.module]} (for {requirement.serves}); "
+                f"install it with: {requirement.pip_command}"
+            )
+    return "\n".join(lines)
