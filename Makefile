@@ -1,0 +1,39 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+# Override the place of the environment and the interpreter: make demo VENV=/data/venv PYTHON=python3.12
+
+VENV ?= .venv
+PYTHON ?= python3
+
+# tools/setup_env.py remembers what is done, so it may run before every target. An environment that
+# exists keeps its interpreter, unless PYTHON is given.
+SETUP = @$(PYTHON) tools/setup_env.py --venv "$(VENV)" \
+	$(if $(filter-out file,$(origin PYTHON)),--this-python)
+BIN = "$(VENV)/bin"
+
+.DEFAULT_GOAL := help
+.PHONY: help setup setup-dev demo test lint clean
+
+help: ## show this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
+	@echo "  VENV=$(VENV) PYTHON=$(PYTHON) can be overridden, e.g. make demo VENV=/data/venv PYTHON=python3.12"
+
+setup: ## create the environment and install everything
+	$(SETUP)
+
+setup-dev: ## the same, with pytest and ruff
+	$(SETUP) --dev
+
+demo: setup ## train, test and draw a small detector on synthetic images
+	@$(BIN)/python tools/demo.py
+
+test: setup-dev ## run the test suite; ARGS="-k attention" is handed to pytest
+	@$(BIN)/python -m pytest $(ARGS)
+
+lint: setup-dev ## check style and format with ruff
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+
+clean: ## remove the environment and build leftovers; work_dirs and data stay
+	@$(PYTHON) tools/setup_env.py --venv "$(VENV)" --remove
+	@rm -rf build dist pvt_mm.egg-info .pytest_cache .ruff_cache .hypothesis
+	@find pvt_mm tools tests configs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,6 @@
+"""Settings that must be in force before torch is loaded."""
+
+import os
+
+# On shared cores OpenMP's waiting threads would burn the time that the working ones need.
+os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

@@ -1,0 +1,271 @@
+"""mmcv in the set-up: stale wheels, failed and interrupted builds, on a tiny stand-in for it."""
+
+from __future__ import annotations
+
+import io
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+import tarfile
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+from setup_helpers import ROOT, install_torch
+
+from envsetup import checks, mmcv_wheel
+from envsetup.venv import SetupError, Venv
+
+# A source distribution that "compiles" three objects, each once, and builds a wheel that works with
+# the torch it was built beside.
+BACKEND = """
+import os, pathlib, time, zipfile
+import torch
+
+INFO = "mmcv-2.1.0.dist-info"
+FILES = {
+    f"{INFO}/METADATA": "Metadata-Version: 2.1\\nName: mmcv\\nVersion: 2.1.0\\n",
+    f"{INFO}/WHEEL": "Wheel-Version: 1.0\\nRoot-Is-Purelib: true\\nTag: py3-none-any\\n",
+    f"{INFO}/RECORD": "",
+    "mmcv/__init__.py": f"BUILT_FOR = {torch.__version__!r}\\n",
+}
+
+def prepare_metadata_for_build_wheel(folder, config_settings=None):
+    (pathlib.Path(folder) / INFO).mkdir()
+    for name in (f"{INFO}/METADATA", f"{INFO}/WHEEL"):
+        (pathlib.Path(folder) / name).write_text(FILES[name])
+    return INFO
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    record = pathlib.Path(os.environ["COMPILED"])
+    for number in (1, 2, 3):
+        if os.path.exists(f"{number}.o"):
+            continue
+        if number == 2 and os.environ.get("BREAK") == "error":
+            print("ops.cpp:7:1: error: no such thing", flush=True)
+            raise SystemExit(1)
+        if number == 2 and os.environ.get("BREAK") == "hang":
+            pathlib.Path(os.environ["HANGING"]).write_text(str(os.getpid()))
+            time.sleep(600)
+        open(f"{number}.o", "w").close()
+        with record.open("a") as file:
+            file.write(f"{number}.o\\n")
+        print(f"[{number}/3] c++ -o {number}.o", flush=True)
+    name = "mmcv-2.1.0-py3-none-any.whl"
+    with zipfile.ZipFile(os.path.join(folder, name), "w") as wheel:
+        for path, text in FILES.items():
+            wheel.writestr(path, text)
+    return name
+"""
+
+PROOF = "import mmcv, torch\nassert mmcv.BUILT_FOR == torch.__version__, 'undefined symbol'"
+
+
+def write_sdist(folder: Path) -> None:
+    """Write the stand-in for mmcv's source distribution."""
+    files = {
+        "PKG-INFO": "Metadata-Version: 2.1\nName: mmcv\nVersion: 2.1.0\n",
+        "backend.py": BACKEND,
+        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\n'
+        'backend-path = ["."]\n',
+    }
+    with tarfile.open(folder / "mmcv-2.1.0.tar.gz", "w:gz") as archive:
+        for name, text in files.items():
+            entry = tarfile.TarInfo(f"mmcv-2.1.0/{name}")
+            entry.size = len(text.encode())
+            archive.addfile(entry, io.BytesIO(text.encode()))
+
+
+def write_wheel(folder: Path, built_for: str) -> Path:
+    """Write a ready-made mmcv wheel for some torch."""
+    folder.mkdir(parents=True, exist_ok=True)
+    path = folder / "mmcv-2.1.0-py3-none-any.whl"
+    info = "mmcv-2.1.0.dist-info"
+    with zipfile.ZipFile(path, "w") as wheel:
+        wheel.writestr("mmcv/__init__.py", f"BUILT_FOR = {built_for!r}\n")
+        wheel.writestr(f"{info}/METADATA", "Metadata-Version: 2.1\nName: mmcv\nVersion: 2.1.0\n")
+        wheel.writestr(f"{info}/WHEEL", "Wheel-Version: 1.0\nTag: py3-none-any\n")
+        wheel.writestr(f"{info}/RECORD", "")
+    return path
+
+
+@pytest.fixture(scope="module")
+def empty_venv(tmp_path_factory):
+    """A real environment with pip and a stand-in for torch 9.0."""
+    venv = Venv(tmp_path_factory.mktemp("real") / "venv")
+    venv.create()
+    install_torch(venv, "9.0")
+    return venv
+
+
+@pytest.fixture
+def workshop(empty_venv, tmp_path, monkeypatch):
+    """The environment without mmcv, a folder where pip finds things, and no network."""
+    for folder in empty_venv.site.glob("mmcv*"):
+        shutil.rmtree(folder)
+    links = tmp_path / "links"
+    links.mkdir()
+    write_sdist(links)
+    settings = {
+        "PIP_NO_INDEX": "1",
+        "PIP_FIND_LINKS": str(links),
+        "PIP_CONFIG_FILE": os.devnull,
+        "PIP_NO_CACHE_DIR": "1",
+        "XDG_CACHE_HOME": str(tmp_path / "cache"),
+        "COMPILED": str(tmp_path / "compiled"),
+        "HANGING": str(tmp_path / "hanging"),
+    }
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(mmcv_wheel, "PROOF", PROOF)
+    monkeypatch.setattr(checks, "build_problems", lambda *_: [])
+    yield empty_venv
+    shutil.rmtree(empty_venv.build, ignore_errors=True)
+
+
+def compiled(folder: Path) -> list[str]:
+    path = folder / "compiled"
+    return path.read_text().split() if path.exists() else []
+
+
+TORCH = mmcv_wheel.Torch("9.0", None, ())
+PIN = "mmcv==2.1.0"
+
+
+def cached(tmp_path: Path) -> list[Path]:
+    return list((tmp_path / "cache").rglob("*.whl"))
+
+
+def test_torch_is_probed_in_the_environment(workshop):
+    assert mmcv_wheel.probe_torch(workshop) == TORCH
+    assert TORCH.tag.startswith("torch9.0-cpuops-cp3")
+
+
+def test_without_a_wheel_mmcv_is_built_proved_and_kept(workshop, tmp_path, monkeypatch, capfd):
+    mmcv_wheel.install(workshop, PIN, TORCH)
+    assert mmcv_wheel.prove(workshop) is None
+    assert compiled(tmp_path) == ["1.o", "2.o", "3.o"]
+    assert [p.parent.name for p in cached(tmp_path)] == [TORCH.tag]
+    output = capfd.readouterr().out
+    assert "the long step" in output
+    assert re.search(r"mmcv \[3/3\] \d+m\d\ds", output)
+    # Proved once more, it is left alone.
+    monkeypatch.setattr(workshop, "pip", None)
+    mmcv_wheel.install(workshop, PIN, TORCH)
+
+
+def test_the_kept_wheel_saves_the_next_build(workshop, tmp_path):
+    write_wheel(tmp_path / "cache" / "pvt_mm" / "wheels" / TORCH.tag, "9.0")
+    mmcv_wheel.install(workshop, PIN, TORCH)
+    assert mmcv_wheel.prove(workshop) is None
+    assert compiled(tmp_path) == []
+
+
+def test_a_working_wheel_that_pip_finds_is_used(workshop, tmp_path):
+    write_wheel(tmp_path / "links", "9.0")
+    mmcv_wheel.install(workshop, PIN, TORCH)
+    assert mmcv_wheel.prove(workshop) is None
+    assert compiled(tmp_path) == []
+
+
+def test_stale_wheels_are_thrown_away_and_mmcv_is_built(workshop, tmp_path, capfd):
+    write_wheel(tmp_path / "links", "8.0")
+    write_wheel(tmp_path / "cache" / "pvt_mm" / "wheels" / TORCH.tag, "7.0")
+    mmcv_wheel.install(workshop, PIN, TORCH)
+    assert mmcv_wheel.prove(workshop) is None
+    assert compiled(tmp_path) == ["1.o", "2.o", "3.o"]
+    assert capfd.readouterr().out.count("is thrown away: AssertionError: undefined symbol") == 2
+    with zipfile.ZipFile(cached(tmp_path)[0]) as wheel:
+        assert b"9.0" in wheel.read("mmcv/__init__.py")
+
+
+def test_a_failed_build_names_its_log_and_error_and_goes_on(workshop, tmp_path, monkeypatch):
+    monkeypatch.setenv("BREAK", "error")
+    monkeypatch.setattr(mmcv_wheel, "find_wheel", lambda *_: None)
+    with pytest.raises(SetupError) as error:
+        mmcv_wheel.install(workshop, PIN, TORCH)
+    log = workshop.build / TORCH.tag / "build.log"
+    assert str(log) in error.value.args[0]
+    assert "ops.cpp:7:1: error: no such thing" in log.read_text()
+    assert any("ops.cpp:7:1: error: no such thing" in line for line in error.value.args[1:])
+    monkeypatch.delenv("BREAK")
+    mmcv_wheel.install(workshop, PIN, TORCH)
+    assert compiled(tmp_path) == ["1.o", "2.o", "3.o"]
+
+
+def test_an_interrupted_build_stops_at_once_and_goes_on(workshop, tmp_path, monkeypatch):
+    code = f"""if 1:
+        import sys
+        sys.path.insert(0, {str(ROOT / "tools")!r})
+        from envsetup import checks, mmcv_wheel, steps
+        checks.build_problems = lambda *_: []
+        mmcv_wheel.find_wheel = lambda *_: None
+        torch = mmcv_wheel.Torch("9.0", None, ())
+        steps.Setup.run = lambda self: mmcv_wheel.install(self.venv, {PIN!r}, torch)
+        sys.exit(steps.main(["--venv", {str(workshop.root)!r}]))
+    """
+    monkeypatch.setenv("BREAK", "hang")
+    for number in (signal.SIGINT, signal.SIGTERM):
+        compiler = interrupt_while_compiling(code, number, tmp_path / "hanging")
+        with pytest.raises(ProcessLookupError):
+            os.kill(compiler, 0)
+        assert compiled(tmp_path) == ["1.o"]
+    monkeypatch.delenv("BREAK")
+    mmcv_wheel.install(workshop, PIN, TORCH)
+    assert compiled(tmp_path) == ["1.o", "2.o", "3.o"]
+    assert mmcv_wheel.prove(workshop) is None
+
+
+def interrupt_while_compiling(code: str, number: int, hanging: Path) -> int:
+    """Run a set-up, send it a signal while its compiler hangs, and return the compiler's id."""
+    hanging.unlink(missing_ok=True)
+    process = subprocess.Popen([sys.executable, "-c", code])
+    try:
+        deadline = time.monotonic() + 120
+        while not (hanging.exists() and hanging.read_text()) and time.monotonic() < deadline:
+            assert process.poll() is None, "the set-up ended before its build could be interrupted"
+            time.sleep(0.1)
+        process.send_signal(number)
+        assert process.wait(timeout=60) == 128 + number
+    finally:
+        process.kill()
+    return int(hanging.read_text())
+
+
+def test_the_real_proof_passes_in_this_environment():
+    done = subprocess.run([sys.executable, "-c", mmcv_wheel.PROOF], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+
+
+def test_build_jobs_fit_cores_and_memory(monkeypatch):
+    monkeypatch.delenv("MAX_JOBS", raising=False)
+    monkeypatch.setattr(mmcv_wheel.os, "sched_getaffinity", lambda _: set(range(64)))
+    texts = {"/proc/meminfo": "MemTotal: 1 kB\nMemAvailable:   9437184 kB\n"}
+
+    def read_text(self):
+        if str(self) not in texts:
+            raise FileNotFoundError(self)
+        return texts[str(self)]
+
+    monkeypatch.setattr(Path, "read_text", read_text)
+    assert mmcv_wheel.build_jobs() == 4
+    texts["/sys/fs/cgroup/memory.max"] = str(5 * checks.GIB)
+    assert mmcv_wheel.build_jobs() == 2
+    texts["/sys/fs/cgroup/memory.max"] = "max\n"
+    assert mmcv_wheel.build_jobs() == 4
+    monkeypatch.setattr(mmcv_wheel.os, "sched_getaffinity", lambda _: {0})
+    assert mmcv_wheel.build_jobs() == 1
+    monkeypatch.setenv("MAX_JOBS", "7")
+    assert mmcv_wheel.build_jobs() == 7
+
+
+def test_a_killed_compiler_is_explained(tmp_path):
+    log = tmp_path / "build.log"
+    log.write_text("[1/3] c++\nc++: fatal error: Killed signal terminated program cc1plus\n")
+    lines = mmcv_wheel.build_failure(log)
+    assert "Killed signal" in lines[1]
+    assert "MAX_JOBS=1" in lines[-1]

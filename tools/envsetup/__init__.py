@@ -1,0 +1,1 @@
+"""The steps behind `make setup`; only the standard library is used here."""

@@ -1,0 +1,184 @@
+"""What the machine must offer, checked before anything long starts."""
+
+from __future__ import annotations
+
+import ctypes
+import importlib.util
+import os
+import re
+import shutil
+import subprocess
+import sys
+import sysconfig
+import tempfile
+from pathlib import Path
+
+GIB = 1 << 30
+# The environment takes about 2 GB with torch's CPU build and 8 GB with its CUDA build; the rest is
+# for pip's downloads and mmcv's build.
+NEEDED_GIB, NEEDED_CUDA_GIB, NEEDED_TMP_GIB = 4, 12, 1
+
+_CPP_PROBE = """
+#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 9
+#error "GCC 9 or newer is needed"
+#endif
+#include <optional>
+int main() { return std::optional<int>(0).value(); }
+"""
+
+
+def _python_name() -> str:
+    return f"python{sys.version_info[0]}.{sys.version_info[1]}"
+
+
+def venv_problem() -> str | None:
+    """Say what keeps this Python from creating environments, if anything."""
+    missing = [m for m in ("venv", "ensurepip", "ssl") if importlib.util.find_spec(m) is None]
+    if not missing:
+        return None
+    name = _python_name()
+    return (
+        f"{sys.executable} has no module {', '.join(missing)}, needed to create the environment: "
+        f"install it (Debian/Ubuntu: sudo apt-get install {name}-venv; Fedora: sudo dnf install "
+        f"{name}; conda: conda create -n pvt python={name[6:]}, then PYTHON=python)"
+    )
+
+
+def disk_problem(folder: Path, needed_gib: float, what: str) -> str | None:
+    """Say how much space is missing on a folder's disk, if any."""
+    existing = next(p for p in (folder, *folder.parents) if p.is_dir())
+    free = shutil.disk_usage(existing).free / GIB
+    if free >= needed_gib:
+        return None
+    return (
+        f"{existing} has {free:.1f} GB free, {what} needs {needed_gib:g} GB: free some space or "
+        "choose another disk with "
+        + ("TMPDIR=..." if "temporary" in what else "VENV=... (make demo VENV=/big/disk/venv)")
+    )
+
+
+def library_problem() -> str | None:
+    """Say which system libraries opencv-python misses, if any."""
+    missing = []
+    for name in ("libGL.so.1", "libgthread-2.0.so.0"):
+        try:
+            ctypes.CDLL(name)
+        except OSError:
+            missing.append(name)
+    if not missing:
+        return None
+    return (
+        f"OpenCV needs {' and '.join(missing)}: install them (Debian/Ubuntu: sudo apt-get install "
+        "libgl1 libglib2.0-0; Fedora: sudo dnf install mesa-libGL glib2; conda: conda install "
+        "-c conda-forge libgl glib)"
+    )
+
+
+def compiler_problem() -> str | None:
+    """Say what is wrong with the C++ compiler that would build mmcv, if anything."""
+    how = (
+        "install one (Debian/Ubuntu: sudo apt-get install g++; Fedora: sudo dnf install gcc-c++; "
+        "conda: conda install -c conda-forge cxx-compiler)"
+    )
+    for variable, default in (("CC", sysconfig.get_config_var("CC") or "cc"), ("CXX", "c++")):
+        command = (os.environ.get(variable) or default).split()
+        if shutil.which(command[0]) is None:
+            return f"no C++ compiler: `{command[0]}` is not found, mmcv's build needs it; {how}"
+    command += ["-std=c++17", "-fsyntax-only", "-x", "c++", "-"]
+    done = subprocess.run(command, input=_CPP_PROBE, capture_output=True, text=True)
+    if done.returncode == 0:
+        return None
+    error = next((s for s in done.stderr.splitlines() if "error" in s), "no message")
+    return (
+        f"the C++ compiler `{command[0]}` cannot compile C++17 ({error.strip()}), mmcv's build "
+        f"needs GCC 9 or newer; {how}"
+    )
+
+
+def headers_problem() -> str | None:
+    """Say that Python's C headers are missing, if they are."""
+    header = Path(sysconfig.get_paths()["include"]) / "Python.h"
+    if header.is_file():
+        return None
+    name = _python_name()
+    return (
+        f"Python's C headers are missing ({header}), mmcv's build needs them: install them "
+        f"(Debian/Ubuntu: sudo apt-get install {name}-dev; Fedora: sudo dnf install {name}-devel; "
+        f"conda: use conda's own python, PYTHON=python)"
+    )
+
+
+def has_gpu() -> bool:
+    """Tell whether there is an NVIDIA GPU that torch would see."""
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is not None and visible.strip() in ("", "-1"):
+        return False
+    if shutil.which("nvidia-smi") is None:
+        return False
+    done = subprocess.run(["nvidia-smi", "-L"], capture_output=True, text=True)
+    return done.returncode == 0 and "GPU" in done.stdout
+
+
+def find_nvcc() -> str | None:
+    """Return the CUDA compiler as torch would find it."""
+    home = os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if home:
+        nvcc = Path(home) / "bin" / "nvcc"
+        return str(nvcc) if nvcc.is_file() else None
+    return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
+
+
+def cuda_problem(torch_cuda: str | None) -> str | None:
+    """Say what is missing to build mmcv's CUDA ops on a machine with a GPU.
+
+    Args:
+        torch_cuda: The CUDA version that the installed torch is built for, or None if torch is
+            not installed yet: then only the presence of a toolkit is checked.
+    """
+    wanted = f"CUDA toolkit {torch_cuda}" if torch_cuda else "CUDA toolkit"
+    how = (
+        f"install NVIDIA's {wanted} (Debian/Ubuntu and Fedora: package cuda-toolkit of NVIDIA's "
+        "repository; conda: conda install -c nvidia cuda-toolkit) and set CUDA_HOME, or set up "
+        "without the GPU: CUDA_VISIBLE_DEVICES=-1"
+    )
+    nvcc = find_nvcc()
+    if nvcc is None:
+        return f"this machine has a GPU, but no nvcc to build mmcv's CUDA ops: {how}"
+    if torch_cuda is None:
+        return None
+    done = subprocess.run([nvcc, "--version"], capture_output=True, text=True)
+    found = re.search(r"release (\d+\.\d+)", done.stdout)
+    if found is None:
+        return f"`{nvcc} --version` names no release: {how}"
+    if found[1].split(".")[0] != torch_cuda.split(".")[0]:
+        return f"nvcc is of CUDA {found[1]}, torch of CUDA {torch_cuda}, mmcv cannot build: {how}"
+    return None
+
+
+def disk_warning(venv: Path) -> str | None:
+    """Say that the disk may be too small, which depends on the torch that pip will find."""
+    if disk_problem(venv, NEEDED_CUDA_GIB, "the environment") is None:
+        return None
+    return (
+        f"less than {NEEDED_CUDA_GIB} GB are free, enough for torch's CPU build only; if pip here "
+        "finds the CUDA build (its default index does), point it at PyTorch's index of CPU "
+        "builds with PIP_EXTRA_INDEX_URL"
+    )
+
+
+def machine_problems(venv: Path, gpu: bool) -> list[str]:
+    """Return one line for everything that every set-up needs and this machine lacks."""
+    needed = NEEDED_CUDA_GIB if gpu else NEEDED_GIB
+    problems = [
+        venv_problem(),
+        disk_problem(venv, needed, "the environment"),
+        disk_problem(Path(tempfile.gettempdir()), NEEDED_TMP_GIB, "pip's temporary folder"),
+        library_problem(),
+    ]
+    return [p for p in problems if p]
+
+
+def build_problems(gpu: bool, torch_cuda: str | None = None) -> list[str]:
+    """Return one line for everything that building mmcv needs and this machine lacks."""
+    problems = [compiler_problem(), headers_problem(), cuda_problem(torch_cuda) if gpu else None]
+    return [p for p in problems if p]
