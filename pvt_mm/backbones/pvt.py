@@ -155,10 +155,11 @@ class _PyramidVisionTransformer(BaseModule):
             from pvt_mm.checkpoints import load_pretrained
 
             load_pretrained(self, pretrained["checkpoint"], prefix=pretrained.get("prefix"))
-            self._is_init = True
-            return
-        self._init_from_scratch()
-        super().init_weights()
+        else:
+            self._init_from_scratch()
+            if self.init_cfg:
+                super().init_weights()
+        self._is_init = True
 
     def _pretrained_cfg(self) -> dict | None:
         cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []
