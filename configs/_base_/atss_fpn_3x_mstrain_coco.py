@@ -1,0 +1,15 @@
+# ATSS on an FPN with extra levels on its output, COCO 3x multi-scale, mixed precision.
+_base_ = ["mmdet::atss/atss_r50_fpn_1x_coco.py", "./coco_3x_mstrain.py"]
+model = dict(backbone=dict(_delete_=True))
+
+train_pipeline = [
+    _base_.crop_mstrain if step.type == "Resize" else step for step in _base_.train_pipeline
+]
+data_root = _base_.coco_root
+train_dataloader = dict(dataset=dict(data_root=data_root, pipeline=train_pipeline))
+val_dataloader = test_dataloader = dict(dataset=dict(data_root=data_root))
+val_evaluator = test_evaluator = dict(ann_file=data_root + _base_.coco_val)
+
+train_cfg = dict(max_epochs=36)
+param_scheduler = _base_.schedule_3x
+optim_wrapper = dict(_delete_=True, **_base_.amp_3x)

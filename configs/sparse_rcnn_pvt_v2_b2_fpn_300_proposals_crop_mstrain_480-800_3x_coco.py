@@ -1,0 +1,11 @@
+# Sparse R-CNN, PVTv2-B2, COCO 3x multi-scale: 8 GPUs x 2 images.
+_base_ = "./_base_/sparse_rcnn_fpn_3x_mstrain_coco.py"
+model = dict(
+    backbone=dict(
+        type="pvt_mm.PVTv2",
+        arch="b2",
+        drop_path_rate=0.1,
+        init_cfg=dict(type="Pretrained", checkpoint="pvt://pvt_v2_b2"),
+    ),
+    neck=dict(in_channels=[64, 128, 320, 512]),
+)

@@ -1,0 +1,302 @@
+"""Every config parses, says what the papers' recipes say and builds."""
+
+import pytest
+import torch
+from mmengine.optim import build_optim_wrapper
+from mmengine.registry import TASK_UTILS, DefaultScope
+from mmengine.structures import InstanceData
+from recipes import (
+    BASELINE_CHANNELS,
+    BASELINE_WEIGHTS,
+    CONFIGS,
+    HEADS,
+    NAMES,
+    ONE_PER_RECIPE,
+    PVT_NAMES,
+    ROWS,
+    SCHEDULES,
+    build_model,
+    fresh,
+    parsed,
+    read,
+)
+from torch import nn
+
+from pvt_mm.backbones import ARCHS
+
+SHORT_SIDES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
+
+
+def loaders(cfg):
+    return cfg.train_dataloader, cfg.val_dataloader, cfg.test_dataloader
+
+
+def find(node, key):
+    """Yield every value of ``key`` in nested dicts and lists."""
+    if isinstance(node, dict):
+        if key in node:
+            yield node[key]
+        node = list(node.values())
+    if isinstance(node, (list, tuple)):
+        for child in node:
+            yield from find(child, key)
+
+
+def step_of(pipeline, kind):
+    (step,) = [step for step in pipeline if step.type == kind]
+    return step
+
+
+def test_the_recipes_and_the_baselines_are_all_there():
+    assert sorted(ROWS) == NAMES
+    assert len(PVT_NAMES) == 45
+    assert len(NAMES) == 51
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_leaf_is_short_and_says_what_it_is(name):
+    lines = (CONFIGS / f"{name}.py").read_text().splitlines()
+    images = ROWS[name][2]
+    assert lines[0].startswith("# ")
+    assert f"8 GPUs x {images} image" in lines[0]
+    assert len(lines) <= 16
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_optimizer_and_batch(name):
+    _, _, images, lr, decay, amp = ROWS[name]
+    cfg = parsed(name)
+    wrapper = cfg.optim_wrapper
+    assert wrapper.optimizer == dict(
+        type="AdamW", lr=pytest.approx(lr, rel=1e-4), weight_decay=decay
+    )
+    assert wrapper.type == ("AmpOptimWrapper" if amp else "OptimWrapper")
+    assert wrapper.get("loss_scale") == ("dynamic" if amp else None)
+    clip = HEADS[name.split("_")[0]][1]
+    assert (wrapper.get("clip_grad") or {}).get("max_norm") == clip
+    assert cfg.train_dataloader.batch_size == images
+    assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=8 * images)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_schedule(name):
+    cfg = parsed(name)
+    if "ade20k" in name:
+        assert cfg.train_cfg.type == "IterBasedTrainLoop"
+        assert cfg.train_cfg.max_iters == 40000
+        assert cfg.train_cfg.val_interval == cfg.default_hooks.checkpoint.interval == 4000
+        assert cfg.default_hooks.checkpoint.by_epoch is False
+        (poly,) = cfg.param_scheduler
+        assert poly == dict(type="PolyLR", power=0.9, eta_min=0, begin=0, end=40000, by_epoch=False)
+        return
+    (word,) = set(SCHEDULES) & set(name.split("_"))
+    epochs, steps = SCHEDULES[word]
+    assert cfg.train_cfg.type == "EpochBasedTrainLoop"
+    assert cfg.train_cfg.max_epochs == epochs
+    *warm_up, multi_step = cfg.param_scheduler
+    assert multi_step.type == "MultiStepLR"
+    assert (multi_step.milestones, multi_step.gamma) == (steps, 0.1)
+    assert (multi_step.begin, multi_step.end, multi_step.by_epoch) == (0, epochs, True)
+    if word == "50ep":  # DETR starts at its full rate
+        assert warm_up == []
+    else:
+        (linear,) = warm_up
+        assert (linear.type, linear.begin, linear.end, linear.by_epoch) == (
+            "LinearLR",
+            0,
+            500,
+            False,
+        )
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_model(name):
+    weights, drop_path, *_ = ROWS[name]
+    cfg = parsed(name)
+    detector, _, neck = HEADS[name.split("_")[0]]
+    backbone = cfg.model.backbone
+    assert cfg.default_scope == ("mmseg" if "ade20k" in name else "mmdet")
+    assert cfg.custom_imports == dict(imports=["pvt_mm"], allow_failed_imports=False)
+    assert cfg.model.type == detector
+    assert set(find(cfg.model, "num_classes")) == {150 if "ade20k" in name else 80}
+    assert not cfg.model.get("pretrained")
+    assert backbone.init_cfg.type == "Pretrained"
+    if weights in ARCHS:
+        family, arch = (
+            ("PVT", weights[4:]) if ARCHS[weights].version == 1 else ("PVTv2", weights[7:])
+        )
+        expected = dict(type=f"pvt_mm.{family}", arch=arch, drop_path_rate=float(drop_path))
+        assert backbone.init_cfg.checkpoint == f"pvt://{weights}"
+        assert {key: backbone[key] for key in expected} == expected
+        assert set(backbone) <= {*expected, "init_cfg", "out_indices"}
+        channels = ARCHS[weights].embed_dims
+    else:
+        assert backbone.init_cfg.checkpoint.startswith(BASELINE_WEIGHTS[weights])
+        assert str(backbone.get("drop_path_rate", "-")) == drop_path
+        channels = BASELINE_CHANNELS[weights]
+    levels = backbone.get("out_indices", (0, 1, 2, 3))
+    assert cfg.model.neck.in_channels == [channels[level] for level in levels]
+    assert levels == ((3,) if detector == "DETR" else (0, 1, 2, 3)) or weights == "swin_t"
+    skipped = levels[0] if weights == "swin_t" else 0
+    for key, value in neck.items():
+        expected = value - skipped if key == "start_level" else value
+        assert cfg.model.neck[key] == expected, key
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_builds(name):
+    weights = ROWS[name][0]
+    cfg = parsed(name)
+    # mmdet's and mmseg's Swin reads numbers off its tensors, which the meta device lacks.
+    model = build_model(cfg, "cpu" if weights == "swin_t" else "meta")
+    if weights in ARCHS:
+        assert type(model.backbone).__module__.startswith("pvt_mm.")
+    else:
+        assert type(model.backbone).__module__.startswith(cfg.default_scope)
+    convs = model.neck.convs if name.startswith("detr") else model.neck.lateral_convs
+    start = cfg.model.neck.get("start_level", 0)
+    assert [layer.conv.in_channels for layer in convs] == cfg.model.neck.in_channels[start:]
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if "3x" in name])
+def test_3x_crops_as_detr(name):
+    pipeline = parsed(name).train_dataloader.dataset.pipeline
+    plain, crop = step_of(pipeline, "RandomChoice").transforms
+    every_side = [(side, 1333) for side in SHORT_SIDES]
+    assert [(step.type, step.scales) for step in plain] == [("RandomChoiceResize", every_side)]
+    assert [step.type for step in crop] == [
+        "RandomChoiceResize",
+        "RandomCrop",
+        "RandomChoiceResize",
+    ]
+    assert crop[0].scales == [(400, 1333), (500, 1333), (600, 1333)]
+    assert (crop[1].crop_type, crop[1].crop_size) == ("absolute_range", (384, 600))
+    assert crop[2].scales == every_side
+    assert {"Resize", "RandomResize"}.isdisjoint(step.type for step in pipeline)
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_scales(name):
+    cfg = parsed(name)
+    scale = (1066, 640) if name.endswith("_640") else (1333, 800)
+    scale = (2048, 512) if "ade20k" in name else scale
+    for loader in loaders(cfg)[1:]:
+        resize = step_of(loader.dataset.pipeline, "Resize")
+        assert (resize.scale, resize.keep_ratio) == (scale, True)
+    train = cfg.train_dataloader.dataset.pipeline
+    assert step_of(train, "RandomFlip").prob == 0.5
+    if "1x" in name:
+        assert step_of(train, "Resize").scale == scale
+    if "50ep" in name:
+        sides = step_of(train, "RandomChoiceResize").scales
+        assert sides == [(1333, side) for side in (640, 672, 704, 736, 768, 800)]
+    if "ade20k" in name:
+        resize, crop = step_of(train, "RandomResize"), step_of(train, "RandomCrop")
+        assert (resize.scale, resize.ratio_range) == (scale, (0.5, 2.0))
+        assert (crop.crop_size, crop.cat_max_ratio) == ((512, 512), 0.75)
+        assert step_of(train, "PhotoMetricDistortion")
+
+
+def test_cascade_heads():
+    heads = parsed("cascade_mask_rcnn_pvt_v2_b2_fpn_3x_mstrain_fp16").model.roi_head.bbox_head
+    assert [head.bbox_coder.target_stds for head in heads] == [
+        [0.1, 0.1, 0.2, 0.2],
+        [0.05, 0.05, 0.1, 0.1],
+        [0.033, 0.033, 0.067, 0.067],
+    ]
+    for head in heads:
+        assert head.type == "Shared4Conv1FCBBoxHead"
+        assert head.norm_cfg.type == "SyncBN"
+        assert (head.reg_class_agnostic, head.reg_decoded_bbox) == (False, True)
+        assert head.loss_bbox == dict(type="GIoULoss", loss_weight=10.0)
+
+
+def test_sparse_rcnn_has_300_proposals_and_6_stages():
+    (name,) = [name for name in ONE_PER_RECIPE if name.startswith("sparse")]
+    model = parsed(name).model
+    assert model.rpn_head.num_proposals == model.test_cfg.rcnn.max_per_img == 300
+    assert model.roi_head.num_stages == len(model.roi_head.bbox_head) == 6
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_sparse_rcnn_matches_sure_predictions_in_half_precision(dtype):
+    """A score of 1 in half precision must not make the matcher's costs infinite."""
+    cfg = fresh("sparse_rcnn_pvt_v2_b2_fpn_300_proposals_crop_mstrain_480-800_3x_coco")
+    with DefaultScope.overwrite_default_scope("mmdet"):
+        assigner = TASK_UTILS.build(cfg.model.train_cfg.rcnn[0].assigner)
+    boxes = torch.tensor(
+        [[0.0, 0.0, 40.0, 40.0], [50.0, 50.0, 90.0, 90.0], [0.0, 50.0, 40.0, 90.0]]
+    )
+    scores = torch.full((3, 80), -20.0, dtype=dtype)
+    scores[1, 7] = 20.0
+    result = assigner.assign(
+        InstanceData(bboxes=boxes, scores=scores),
+        InstanceData(bboxes=boxes[1:2], labels=torch.tensor([7])),
+        dict(img_shape=(100, 100)),
+    )
+    assert result.gt_inds.tolist() == [0, 1, 0]
+
+
+def test_semantic_fpn_head():
+    model = parsed("fpn_pvt_s_ade20k_40k").model
+    head = model.decode_head
+    assert (head.type, head.channels, head.dropout_ratio) == ("FPNHead", 128, 0.1)
+    assert head.norm_cfg.type == "SyncBN"
+    assert model.neck.out_channels == 256
+    assert model.test_cfg.mode == "whole"
+    assert model.data_preprocessor.size == (512, 512)
+
+
+def param_groups(name):
+    cfg = fresh(name)
+    cfg.optim_wrapper.type = "OptimWrapper"
+    cfg.optim_wrapper.pop("loss_scale", None)
+    model = build_model(cfg, "meta")
+    groups = build_optim_wrapper(model, cfg.optim_wrapper).param_groups
+    return model, {id(parameter): group for group in groups for parameter in group["params"]}
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in ONE_PER_RECIPE if "3x" in name and "sparse" not in name]
+)
+def test_3x_does_not_decay_norms(name):
+    model, groups = param_groups(name)
+    norms = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+    decays = {True: set(), False: set()}
+    for module in model.modules():
+        for parameter in module.parameters(recurse=False):
+            decays[isinstance(module, norms)].add(groups[id(parameter)]["weight_decay"])
+    assert decays == {True: {0.0}, False: {0.05}}
+
+
+def test_detr_trains_its_backbone_ten_times_slower():
+    model, groups = param_groups("detr_pvt_s_8x2_50ep_coco")
+    backbone = {groups[id(parameter)]["lr"] for parameter in model.backbone.parameters()}
+    rest = {groups[id(parameter)]["lr"] for parameter in model.encoder.parameters()}
+    assert max(backbone) == min(backbone) == pytest.approx(1e-5)
+    assert rest == {1e-4}
+
+
+@pytest.mark.parametrize("slash", ["", "/"])
+@pytest.mark.parametrize("name", ONE_PER_RECIPE)
+def test_data_root_from_the_environment(name, slash):
+    cfg = read(name, COCO_ROOT=f"/disk/coco{slash}", ADE20K_ROOT=f"/disk/ade{slash}")
+    root = "/disk/ade" if "ade20k" in name else "/disk/coco"
+    assert {path.rstrip("/") for path in find(cfg._cfg_dict.to_dict(), "data_root")} == {root}
+    # Nor does the default stand anywhere else: variables, evaluators.
+    everything = repr(cfg._cfg_dict.to_dict())
+    assert "data/coco" not in everything
+    assert "data/ade" not in everything
+    if "ade20k" not in name:
+        for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+            assert evaluator.ann_file == "/disk/coco/annotations/instances_val2017.json"
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_data_root_by_default(name):
+    cfg = parsed(name)
+    root = "data/ade/ADEChallengeData2016" if "ade20k" in name else "data/coco/"
+    assert {loader.dataset.data_root for loader in loaders(cfg)} == {root}
+    if "ade20k" not in name:
+        for evaluator in (cfg.val_evaluator, cfg.test_evaluator):
+            assert evaluator.ann_file == "data/coco/annotations/instances_val2017.json"
