@@ -51,6 +51,14 @@ def test_channels_follow_in_channels_and_out_indices(name):
     assert len(five) == 4
 
 
+@pytest.mark.parametrize("name", ARCHS)
+def test_features_are_contiguous(name):
+    """mmcv's RoIAlign reads whatever lies in memory, as if it were."""
+    for images in (procedural_image(64, 64), procedural_image(64, 64, batch=2)):
+        images = images.to(memory_format=torch.channels_last)
+        assert all(f.is_contiguous() for f in build(name)(images))
+
+
 @pytest.mark.parametrize("name", SMALL)
 def test_batch_equals_single_images(name):
     model = build_procedural(name)

@@ -99,7 +99,8 @@ class _PyramidVisionTransformer(BaseModule):
             x: Images, ``(B, in_channels, h, w)``, at least 32x32 pixels.
 
         Returns:
-            One map for each of ``out_indices``, ``(B, C, H, W)``, at strides 4, 8, 16 and 32.
+            One contiguous map for each of ``out_indices``, ``(B, C, H, W)``, at strides 4, 8, 16
+            and 32.
 
         Raises:
             ValueError: If ``x`` has another number of dimensions or channels, or is too small.
@@ -118,7 +119,8 @@ class _PyramidVisionTransformer(BaseModule):
         for stage in range(self.num_stages):
             x = self._forward_stage(x, stage)
             if stage in self.out_indices:
-                outs.append(x)
+                # Not channels-last: mmcv's RoIAlign reads memory as NCHW, whatever the strides.
+                outs.append(x.contiguous())
         return tuple(outs)
 
     def train(self, mode: bool = True) -> _PyramidVisionTransformer:
