@@ -1,0 +1,50 @@
+"""How the command-line tools report what a user can mend: one line, exit code 2."""
+
+import os
+import sys
+from collections.abc import Callable
+
+import torch
+
+from pvt_mm.checkpoints import CheckpointError
+
+__all__ = ["USER_ERROR_CODE", "UserError", "run_tool"]
+
+USER_ERROR_CODE = 2
+
+OUT_OF_MEMORY = (
+    "the GPU ran out of memory; lower the batch size (--cfg-options "
+    "train_dataloader.batch_size=1), add --amp, or trade time for memory with "
+    "--cfg-options model.backbone.with_cp=True"
+)
+
+
+class UserError(Exception):
+    """Something the user gave is wrong; the message says what, and how to mend it."""
+
+
+def run_tool(action: Callable[[], object]) -> int:
+    """Run a tool's work and turn the errors that a user can mend into one line.
+
+    Every other exception, ``KeyboardInterrupt`` included, passes through with its traceback.
+
+    Args:
+        action: The work, without arguments.
+
+    Returns:
+        The exit code of the process: 0, or 2 after ``error: ...`` went to stderr.
+    """
+    try:
+        action()
+    except (UserError, CheckpointError) as error:
+        return _report(str(error))
+    except torch.cuda.OutOfMemoryError:
+        return _report(OUT_OF_MEMORY)
+    return 0
+
+
+def _report(message: str) -> int:
+    # All processes of a distributed run find the same fault: one per machine says so.
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(f"error: {message}", file=sys.stderr, flush=True)
+    return USER_ERROR_CODE

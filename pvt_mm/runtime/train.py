@@ -1,0 +1,131 @@
+"""Training, from the command line and from Python."""
+
+import os
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.registry import RUNNERS
+from mmengine.runner import Runner
+
+from .amp import prepare_amp
+from .config import add_common_arguments, drop_pretrained, load_config, log
+from .distributed import prepare_distributed, set_local_rank
+from .errors import UserError, run_tool
+from .matching import MatchingKeysHook
+from .preflight import check_train, latest_checkpoint
+
+__all__ = ["build_runner", "main", "run_train"]
+
+
+def run_train(
+    config: str | os.PathLike,
+    *,
+    work_dir: str | os.PathLike | None = None,
+    amp: bool = False,
+    auto_scale_lr: bool = False,
+    resume: str | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+    launcher: str = "none",
+) -> Runner:
+    """Train a detector or a segmentor, after a check of what that needs.
+
+    Args:
+        config: The config file.
+        work_dir: Folder of logs and checkpoints; ``work_dirs/NAME`` by default.
+        amp: Train in mixed precision.
+        auto_scale_lr: Scale the learning rate to the actual batch size.
+        resume: A checkpoint to continue from, or 'auto' for the work directory's latest.
+        cfg_options: Changes of the config, by dotted key.
+        launcher: One of none, pytorch, slurm, mpi.
+
+    Returns:
+        The Runner, after training.
+
+    Raises:
+        UserError: If something that the user gave is missing or does not fit.
+        CheckpointError: If weights cannot be fetched or loaded.
+    """
+    cfg = load_config(config, cfg_options, work_dir, launcher)
+    if amp:
+        _enable_amp(cfg)
+    if auto_scale_lr:
+        _enable_auto_scale_lr(cfg)
+    _choose_start(cfg, resume)
+    check_train(cfg)
+    prepare_distributed(cfg)
+    runner = build_runner(cfg)
+    prepare_amp(runner)
+    if cfg.get("resume"):
+        runner.register_hook(MatchingKeysHook(cfg.load_from))
+    runner.train()
+    return runner
+
+
+def build_runner(cfg: Config) -> Runner:
+    """Build the config's Runner, of its ``runner_type`` if it names one."""
+    return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+
+
+def _enable_amp(cfg: Config) -> None:
+    kind = cfg.optim_wrapper.get("type", "OptimWrapper")
+    if kind == "AmpOptimWrapper":
+        log("--amp: the config trains in mixed precision already")
+        return
+    if kind != "OptimWrapper":
+        raise UserError(f"--amp needs optim_wrapper.type 'OptimWrapper', but it is {kind!r}")
+    cfg.optim_wrapper.type = "AmpOptimWrapper"
+    cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
+
+
+def _enable_auto_scale_lr(cfg: Config) -> None:
+    if "base_batch_size" not in (cfg.get("auto_scale_lr") or {}):
+        raise UserError("--auto-scale-lr: the config has no auto_scale_lr.base_batch_size")
+    cfg.auto_scale_lr.enable = True
+
+
+def _choose_start(cfg: Config, resume: str | None) -> None:
+    """Settle which checkpoint to continue or to start from, if any."""
+    if resume is None and cfg.get("resume") and not cfg.get("load_from"):
+        resume = "auto"
+    if resume == "auto":
+        resume = latest_checkpoint(cfg.work_dir)
+        if resume is None:
+            cfg.resume = False
+            log(f"--resume: no checkpoint in {cfg.work_dir} yet, training starts from the start")
+    if resume is not None:
+        cfg.resume = True
+        cfg.load_from = resume
+    if cfg.get("load_from"):
+        drop_pretrained(cfg.model, f"{cfg.load_from} holds the whole model")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``tools/train.py``.
+
+    Args:
+        argv: The command line without the program's name; ``sys.argv``'s by default.
+
+    Returns:
+        The exit code: 0, or 2 for a mistake that stderr names in one line.
+    """
+    parser = ArgumentParser(prog="train.py", description="Train a detector or a segmentor.")
+    parser.add_argument("config", help="config file")
+    parser.add_argument("--amp", action="store_true", help="train in mixed precision")
+    parser.add_argument(
+        "--auto-scale-lr",
+        action="store_true",
+        help="scale the learning rate by batch size / auto_scale_lr.base_batch_size",
+    )
+    parser.add_argument(
+        "--resume",
+        nargs="?",
+        const="auto",
+        metavar="FILE",
+        help="continue from this checkpoint; without FILE (or auto) from the work dir's latest",
+    )
+    add_common_arguments(parser)
+    options = vars(parser.parse_args(argv))
+    set_local_rank(options["launcher"], options.pop("local_rank"))
+    return run_tool(lambda: run_train(**options))

@@ -1,0 +1,425 @@
+"""Every mistake that the tools foresee ends in one line on stderr that names it, and code 2."""
+
+import json
+import logging
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from mmengine.config import Config
+from PIL import Image
+
+from pvt_mm.checkpoints import download
+from pvt_mm.runtime import distributed, test, train
+from pvt_mm.runtime.config import check_options, drop_pretrained, load_config
+from pvt_mm.runtime.errors import UserError
+from pvt_mm.runtime.preflight import latest_checkpoint
+
+CONFIGS = Path(__file__).parents[1] / "configs"
+DETECTOR = str(CONFIGS / "retinanet_pvt_v2_b0_fpn_1x_coco.py")
+MASK_DETECTOR = str(CONFIGS / "mask_rcnn_pvt_v2_b0_fpn_1x_coco.py")
+SEGMENTOR = str(CONFIGS / "fpn_pvt_v2_b0_ade20k_40k.py")
+FROM_SCRATCH = "model.backbone.init_cfg=None"
+LAUNCH_VARIABLES = (
+    "CUDA_VISIBLE_DEVICES",
+    "LOCAL_RANK",
+    "OMPI_COMM_WORLD_RANK",
+    "RANK",
+    "SLURM_PROCID",
+)
+
+
+class Started(Exception):
+    """All checks have passed: the tool goes on to build its Runner."""
+
+
+def write_image(path, size=(8, 8, 3)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(np.zeros(size, np.uint8)).save(path)
+
+
+def write_coco(root):
+    for split in ("train2017", "val2017"):
+        write_image(root / split / "1.jpg")
+        content = {
+            "images": [{"id": 1, "file_name": "1.jpg", "width": 8, "height": 8}],
+            "annotations": [],
+            "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "car"}],
+        }
+        path = root / "annotations" / f"instances_{split}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps(content))
+
+
+def write_ade(root):
+    for split in ("training", "validation"):
+        write_image(root / "images" / split / "1.jpg")
+        write_image(root / "annotations" / split / "1.png", (8, 8))
+
+
+@pytest.fixture
+def place(tmp_path, monkeypatch):
+    """A folder with sound tiny data sets and a sound-looking checkpoint, and nothing started."""
+    write_coco(tmp_path / "coco")
+    write_ade(tmp_path / "ade")
+    torch.save({"state_dict": {}}, tmp_path / "good.pth")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("COCO_ROOT", str(tmp_path / "coco"))
+    monkeypatch.setenv("ADE20K_ROOT", str(tmp_path / "ade"))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path / "cache"))
+    for name in LAUNCH_VARIABLES:
+        monkeypatch.setenv(name, "0")  # so that all are put back afterwards
+        monkeypatch.delenv(name)
+
+    def start(cfg):
+        raise Started
+
+    def no_network(*args, **kwargs):
+        raise OSError("no network in tests")
+
+    # mmengine's logger may hold the output stream of an earlier test, closed since then.
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    monkeypatch.setattr(train, "build_runner", start)
+    monkeypatch.setattr(test, "build_runner", start)
+    monkeypatch.setattr(download, "urlopen", no_network)
+    return tmp_path
+
+
+def change_json(path, **changes):
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, **changes}))
+
+
+def refused(capsys, main, argv):
+    """Run a tool that must refuse; return what it says."""
+    assert main([str(part) for part in argv]) == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.strip()]
+    assert len(lines) == 1, lines
+    assert lines[0].startswith("error: ")
+    return lines[0]
+
+
+@pytest.mark.parametrize("config", [DETECTOR, MASK_DETECTOR, SEGMENTOR])
+def test_sound_training_starts(place, config):
+    with pytest.raises(Started):
+        train.main([config, "--work-dir", "out", "--cfg-options", FROM_SCRATCH])
+
+
+@pytest.mark.parametrize("config", [DETECTOR, MASK_DETECTOR, SEGMENTOR])
+def test_sound_test_starts_without_training_data(place, config):
+    shutil.rmtree(place / "coco" / "train2017")
+    shutil.rmtree(place / "ade" / "images" / "training")
+    with pytest.raises(Started):
+        test.main([config, "good.pth", "--work-dir", "out"])
+
+
+def test_training_without_validation_needs_no_validation_data(place):
+    shutil.rmtree(place / "coco" / "val2017")
+    without = ["val_cfg=None", "val_dataloader=None", "val_evaluator=None"]
+    with pytest.raises(Started):
+        train.main([DETECTOR, "--work-dir", "out", "--cfg-options", FROM_SCRATCH, *without])
+
+
+OPTION_MISTAKES = {
+    "inner part": ("model.bakbone.arch=b1", ["model.bakbone.arch", "model.backbone.arch"]),
+    "last part": (
+        "train_dataloader.batchsize=2",
+        ["train_dataloader.batchsize", "train_dataloader.batch_size"],
+    ),
+    "first part": ("modell.backbone.arch=b1", ["modell", "model.backbone.arch"]),
+    "unknown first part": ("zzzz=1", ["zzzz"]),
+    "list index": ("param_scheduler.7.end=1", ["param_scheduler.7.end", "param_scheduler is a"]),
+    "classes": ("model.bbox_head.num_classes=3", ["model.bbox_head.num_classes", "3", "80"]),
+    "weights file": (
+        "model.backbone.init_cfg.checkpoint=none.pth",
+        ["model.backbone.init_cfg.checkpoint none.pth", "not found"],
+    ),
+    "AMP twice": ("optim_wrapper.type=ApexOptimWrapper", ["--amp", "ApexOptimWrapper"]),
+    "no scale": ("auto_scale_lr=None", ["--auto-scale-lr", "auto_scale_lr.base_batch_size"]),
+    "evaluator": ("val_evaluator.ann_file=no.json", ["val_evaluator", "no.json", "not found"]),
+}
+
+
+@pytest.mark.parametrize(("option", "named"), OPTION_MISTAKES.values(), ids=OPTION_MISTAKES)
+def test_mistaken_option(place, capsys, option, named):
+    options = [option] if "init_cfg" in option else [FROM_SCRATCH, option]
+    flags = ["--amp"] if "Apex" in option else ["--auto-scale-lr"]
+    line = refused(capsys, train.main, [DETECTOR, *flags, "--cfg-options", *options])
+    assert all(name in line for name in named), line
+
+
+def break_json(place):
+    (place / "coco/annotations/instances_train2017.json").write_text('{"images": [')
+
+
+def drop_categories(place):
+    change_json(place / "coco/annotations/instances_train2017.json", categories=None)
+
+
+def drop_images(place):
+    change_json(place / "coco/annotations/instances_train2017.json", images=[])
+
+
+def rename_categories(place):
+    names = [{"id": 1, "name": "zebrafish"}]
+    change_json(place / "coco/annotations/instances_train2017.json", categories=names)
+
+
+DATA_FAULTS = {
+    "annotation file": (
+        DETECTOR,
+        lambda place: (place / "coco/annotations/instances_train2017.json").unlink(),
+        ["train_dataloader.dataset", "instances_train2017.json", "COCO_ROOT", "make demo"],
+    ),
+    "image folder": (
+        DETECTOR,
+        lambda place: shutil.rmtree(place / "coco/val2017"),
+        ["val_dataloader.dataset", "coco/val2017", "COCO_ROOT", "make demo"],
+    ),
+    "JSON": (DETECTOR, break_json, ["instances_train2017.json", "not valid JSON"]),
+    "no categories": (DETECTOR, drop_categories, ["instances_train2017.json", "'categories'"]),
+    "no images": (DETECTOR, drop_images, ["instances_train2017.json", "no images"]),
+    "other categories": (DETECTOR, rename_categories, ["zebrafish", "metainfo.classes"]),
+    "listed image": (
+        DETECTOR,
+        lambda place: (place / "coco/train2017/1.jpg").unlink(),
+        ["coco/train2017/1.jpg", "not found"],
+    ),
+    "ADE20K folder": (
+        SEGMENTOR,
+        lambda place: shutil.rmtree(place / "ade/images/training"),
+        ["train_dataloader.dataset", "ade/images/training", "ADE20K_ROOT", "make demo"],
+    ),
+    "ADE20K images": (
+        SEGMENTOR,
+        lambda place: (place / "ade/images/validation/1.jpg").unlink(),
+        ["val_dataloader.dataset", "*.jpg", "ade/images/validation"],
+    ),
+    "ADE20K label map": (
+        SEGMENTOR,
+        lambda place: (place / "ade/annotations/training/1.png").unlink(),
+        ["ade/annotations/training/1.png"],
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "spoil", "named"), DATA_FAULTS.values(), ids=DATA_FAULTS)
+def test_faulty_data(place, capsys, config, spoil, named):
+    spoil(place)
+    line = refused(capsys, train.main, [config, "--cfg-options", FROM_SCRATCH])
+    assert all(name in line for name in named), line
+
+
+def test_wrapped_data_sets_are_checked(place, capsys):
+    config = place / "wrapped.py"
+    config.write_text(
+        f"_base_ = [{DETECTOR!r}]\n"
+        "inner = dict(type='CocoDataset', data_root='coco', ann_file='one.json', pipeline=[])\n"
+        "repeat = dict(type='RepeatDataset', times=2, dataset=inner)\n"
+        "both = dict(_delete_=True, type='ConcatDataset', datasets=[repeat])\n"
+        "train_dataloader = dict(dataset=both)\n"
+    )
+    line = refused(capsys, train.main, [config, "--cfg-options", FROM_SCRATCH])
+    assert "train_dataloader.dataset.datasets.0.dataset" in line
+    assert "coco/one.json" in line
+
+
+COMMAND_FAULTS = {
+    "config": (train.main, ["retinanet_pvt_v2_b0_fpn_1x_coc.py"], DETECTOR.split("/")[-1]),
+    "resume": (train.main, [DETECTOR, "--resume", "none.pth"], "--resume none.pth not found"),
+    "work dir": (train.main, [DETECTOR, "--work-dir", "good.pth/sub"], "good.pth is a file"),
+    "pytorch": (train.main, [DETECTOR, "--launcher", "pytorch"], "tools/dist_train.sh"),
+    "slurm": (train.main, [DETECTOR, "--launcher", "slurm"], "SLURM_PROCID"),
+    "checkpoint": (test.main, [DETECTOR, "none.pth"], "none.pth not found; there is good.pth"),
+    "checkpoint folder": (test.main, [DETECTOR, "coco"], "coco is a folder"),
+    "not a checkpoint": (test.main, [DETECTOR, DETECTOR], "no checkpoint"),
+    "remote": (test.main, [DETECTOR, "https://example.org/a.pth"], "https://example.org/a.pth"),
+    "detection --out": (test.main, [DETECTOR, "good.pth", "--out", "folder"], "*.pkl"),
+    "segmentation --out": (test.main, [SEGMENTOR, "good.pth", "--out", "a.pkl"], "a folder"),
+    "masks": (test.main, [MASK_DETECTOR, "good.pth", "--tta"], "--tta"),
+    "no test data": (
+        test.main,
+        [DETECTOR, "good.pth", "--cfg-options", "test_dataloader=None"],
+        "no test_dataloader",
+    ),
+}
+
+
+@pytest.mark.parametrize(("main", "argv", "named"), COMMAND_FAULTS.values(), ids=COMMAND_FAULTS)
+def test_faulty_command(place, capsys, main, argv, named):
+    assert named in refused(capsys, main, argv)
+
+
+def test_unavailable_weights_are_named_before_anything_starts(place, capsys):
+    line = refused(capsys, train.main, [DETECTOR])
+    assert "pvt_v2_b0.pth" in line
+    assert "no network in tests" in line
+
+
+def test_a_checkpoint_that_is_cut_short(place, capsys):
+    whole = (place / "good.pth").read_bytes()
+    (place / "half.pth").write_bytes(whole[: len(whole) // 2])
+    line = refused(capsys, test.main, [DETECTOR, "half.pth"])
+    assert "half.pth is truncated" in line
+
+
+def test_windows_need_a_screen(place, capsys, monkeypatch):
+    monkeypatch.delenv("DISPLAY", raising=False)
+    monkeypatch.delenv("WAYLAND_DISPLAY", raising=False)
+    assert "--show-dir" in refused(capsys, test.main, [DETECTOR, "good.pth", "--show"])
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_a_work_dir_without_permission(place, capsys):
+    (place / "locked").mkdir(mode=0o500)
+    line = refused(capsys, train.main, [DETECTOR, "--work-dir", "locked/out"])
+    assert "no permission" in line
+
+
+@pytest.fixture
+def no_cuda(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+
+
+def test_cuda_asked_for_and_absent(place, capsys, monkeypatch, no_cuda):
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0")
+    line = refused(capsys, train.main, [DETECTOR])
+    assert "CUDA_VISIBLE_DEVICES=0" in line
+
+
+def test_slurm_needs_cuda(place, capsys, monkeypatch, no_cuda):
+    monkeypatch.setenv("SLURM_PROCID", "0")
+    line = refused(capsys, train.main, [DETECTOR, "--launcher", "slurm"])
+    assert "--launcher slurm needs CUDA" in line
+
+
+@pytest.mark.parametrize(
+    ("launcher", "variable", "expected"),
+    [
+        ("none", "SLURM_LOCALID", None),
+        ("pytorch", "SLURM_LOCALID", "1"),
+        ("slurm", "SLURM_LOCALID", "3"),
+        ("mpi", "OMPI_COMM_WORLD_LOCAL_RANK", "3"),
+    ],
+)
+def test_local_rank(monkeypatch, launcher, variable, expected):
+    monkeypatch.setenv("LOCAL_RANK", "0")  # so that it is put back afterwards
+    monkeypatch.delenv("LOCAL_RANK")
+    monkeypatch.setenv(variable, "3")
+    distributed.set_local_rank(launcher, 1)
+    assert os.environ.get("LOCAL_RANK") == expected
+
+
+def test_more_processes_than_gpus(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    monkeypatch.setenv("RANK", "2")
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    distributed.check_device("pytorch")
+    monkeypatch.setenv("LOCAL_RANK", "2")
+    with pytest.raises(UserError, match="process 2 .* has no GPU: 2 visible"):
+        distributed.check_device("pytorch")
+
+
+def test_only_one_process_of_a_machine_speaks(place, capsys, monkeypatch):
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    assert train.main(["none.py"]) == 2
+    assert capsys.readouterr().err == ""
+
+
+def test_out_of_memory_names_three_remedies(place, capsys, monkeypatch):
+    def run_out(cfg):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(train, "build_runner", run_out)
+    line = refused(capsys, train.main, [DETECTOR, "--cfg-options", FROM_SCRATCH])
+    for remedy in ("train_dataloader.batch_size", "--amp", "model.backbone.with_cp"):
+        assert remedy in line
+
+
+def test_an_option_without_value_is_refused_by_the_parser(place, capsys):
+    with pytest.raises(SystemExit) as stop:
+        train.main([DETECTOR, "--cfg-options", "model.backbone"])
+    assert stop.value.code == 2
+    assert "expected KEY=VALUE, got 'model.backbone'" in capsys.readouterr().err
+
+
+def test_other_errors_keep_their_traceback(place, monkeypatch):
+    def interrupt(cfg):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(train, "build_runner", interrupt)
+    with pytest.raises(KeyboardInterrupt):
+        train.main([DETECTOR, "--cfg-options", FROM_SCRATCH])
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "model.backbone.drop_rate",  # beside drop_path_rate
+        "model.backbone.with_cp",
+        "optim_wrapper.clip_grad.max_norm",
+        "randomness.seed",
+        "train_dataloader.dataset.indices",
+    ],
+)
+def test_new_keys_are_legal(key):
+    check_options(Config.fromfile(DETECTOR), {key: 1})
+
+
+def test_work_dir_by_priority(place):
+    assert load_config(DETECTOR).work_dir == "work_dirs/retinanet_pvt_v2_b0_fpn_1x_coco"
+    assert load_config(DETECTOR, {"work_dir": "mine"}).work_dir == "mine"
+    assert load_config(DETECTOR, {"work_dir": "mine"}, "other").work_dir == "other"
+
+
+def test_weights_that_a_checkpoint_overwrites_are_dropped():
+    pretrained = dict(type="Pretrained", checkpoint="pvt://pvt_v2_b0")
+    normal = dict(type="Normal", layer="Conv2d", std=0.01)
+    cfg = Config(
+        dict(
+            model=dict(
+                pretrained="open-mmlab://resnet50",
+                backbone=dict(type="PVT", init_cfg=pretrained),
+                heads=[dict(type="Head", init_cfg=normal)],
+            )
+        )
+    )
+    drop_pretrained(cfg.model, "of a test")
+    assert cfg.model.pretrained is None
+    assert cfg.model.backbone.init_cfg is None
+    assert cfg.model.heads[0].init_cfg == normal
+
+
+def test_latest_checkpoint(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    work = tmp_path / "work"
+    work.mkdir()
+    assert latest_checkpoint("work") is None
+    (work / "epoch_2.pth").touch()
+    (work / "last_checkpoint").write_text(str(work / "epoch_2.pth"))
+    assert latest_checkpoint("work") == str(work / "epoch_2.pth")
+    work.rename(tmp_path / "moved")
+    assert latest_checkpoint("moved") == "moved/epoch_2.pth"
+
+
+def test_resume_auto_without_checkpoint_keeps_load_from(place, monkeypatch):
+    seen = []
+
+    def start(cfg):
+        seen.append((cfg.resume, cfg.load_from))
+        raise Started
+
+    monkeypatch.setattr(train, "build_runner", start)
+    argv = [DETECTOR, "--work-dir", "out", "--resume", "--cfg-options", "load_from=good.pth"]
+    with pytest.raises(Started):
+        train.main(argv)
+    (place / "out").mkdir()
+    torch.save({}, place / "out" / "epoch_1.pth")
+    (place / "out" / "last_checkpoint").write_text("out/epoch_1.pth")
+    with pytest.raises(Started):
+        train.main(argv)
+    assert seen == [(False, "good.pth"), (True, "out/epoch_1.pth")]

@@ -1,0 +1,10 @@
+"""Test a detector or a segmentor; `--help` lists the options."""
+
+import sys
+
+import _checkout  # noqa: F401
+
+from pvt_mm.runtime.test import main
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,10 @@
+"""Train a detector or a segmentor; `--help` lists the options."""
+
+import sys
+
+import _checkout  # noqa: F401
+
+from pvt_mm.runtime.train import main
+
+if __name__ == "__main__":
+    sys.exit(main())
