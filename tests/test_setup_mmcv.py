@@ -223,7 +223,7 @@ def test_an_interrupted_build_stops_at_once_and_goes_on(workshop, tmp_path, monk
 def interrupt_while_compiling(code: str, number: int, hanging: Path) -> int:
     """Run a set-up, send it a signal while its compiler hangs, and return the compiler's id."""
     hanging.unlink(missing_ok=True)
-    process = subprocess.Popen([sys.executable, "-c", code])
+    process = subprocess.Popen([sys.executable, "-c", code], preexec_fn=heed_interrupts)
     try:
         deadline = time.monotonic() + 120
         while not (hanging.exists() and hanging.read_text()) and time.monotonic() < deadline:
@@ -234,6 +234,11 @@ def interrupt_while_compiling(code: str, number: int, hanging: Path) -> int:
     finally:
         process.kill()
     return int(hanging.read_text())
+
+
+def heed_interrupts():
+    """A shell that runs the tests in the background has them ignore SIGINT, children included."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
 
 
 def test_the_real_proof_passes_in_this_environment():
