@@ -61,3 +61,6 @@ val_dataloader = dict(dataset=dict(pipeline=test_pipeline))
 test_dataloader = val_dataloader
 val_evaluator = dict(metric=["bbox", "segm"])
 test_evaluator = val_evaluator
+
+max_epochs = 9
+train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)

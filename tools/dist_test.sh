@@ -3,26 +3,11 @@
 #   tools/dist_test.sh CONFIG CHECKPOINT GPUS [options of test.py]
 # On several machines run it on each, with NNODES, NODE_RANK, MASTER_ADDR and PORT set.
 set -euo pipefail
+folder=$(dirname "${BASH_SOURCE[0]}")
+source "$folder/_launch.sh"
 
 if [ $# -lt 3 ]; then
     echo "usage: $0 CONFIG CHECKPOINT GPUS [options of test.py]" >&2
     exit 2
 fi
-config=$1
-checkpoint=$2
-gpus=$3
-shift 3
-
-if [ "${NNODES:-1}" = 1 ] && [ -z "${PORT:-}" ]; then
-    rendezvous=(--standalone) # takes a free port
-else
-    rendezvous=(
-        --nnodes "${NNODES:-1}"
-        --node-rank "${NODE_RANK:-0}"
-        --master-addr "${MASTER_ADDR:-127.0.0.1}"
-        --master-port "${PORT:-29500}"
-    )
-fi
-
-exec "${PYTHON:-python}" -m torch.distributed.run "${rendezvous[@]}" --nproc-per-node "$gpus" \
-    "$(dirname "${BASH_SOURCE[0]}")/test.py" "$config" "$checkpoint" --launcher pytorch "$@"
+launch "$3" "$folder/test.py" "$1" "$2" "${@:4}"
