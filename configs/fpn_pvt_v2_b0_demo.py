@@ -60,7 +60,7 @@ train_dataloader = dict(
 val_dataloader = dict(batch_size=16, num_workers=1, dataset=dict(**dataset, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
-max_iters = 3000
+max_iters = 2200
 train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
 optim_wrapper = dict(
     _delete_=True,
@@ -70,7 +70,7 @@ optim_wrapper = dict(
 )
 param_scheduler = [
     dict(type="LinearLR", start_factor=0.01, by_epoch=False, begin=0, end=100),
-    dict(type="CosineAnnealingLR", by_epoch=False, begin=0, end=max_iters, T_max=max_iters),
+    dict(type="CosineAnnealingLR", by_epoch=False),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=8)
 default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=500, max_keep_ckpts=1))
