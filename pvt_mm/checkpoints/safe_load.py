@@ -138,6 +138,8 @@ def _load_pickle(file: IO[bytes], map_location: Any) -> Any:
 
 def load_restricted(file: IO[bytes], map_location: Any = "cpu") -> Any:
     """Load with our own pickle reader; for torch < 2.6 only."""
+    # weights_only excludes a pickle_module, and without that torch < 2.6 takes no allow-list. The
+    # reader restricts names and instructions as weights_only would: nothing of the file runs.
     return torch.load(
         file, map_location=map_location, pickle_module=restricted_pickle, weights_only=False
     )
