@@ -67,10 +67,26 @@ def test_attention_dropout_acts_in_training_only():
     [
         ({"num_heads": 3}, "embed_dims=32 and num_heads=3"),
         ({"num_heads": 2, "sr_ratio": 0}, "sr_ratio must be at least 1, got 0"),
+        ({"num_heads": 0}, "num_heads must be at least 1, got 0"),
+        ({"num_heads": 2, "attn_drop_rate": 1.5}, "attn_drop_rate must be at least 0 and below 1"),
+        ({"num_heads": 2, "proj_drop_rate": -1}, "proj_drop_rate must be at least 0 and below 1"),
     ],
 )
 def test_wrong_sra_arguments(kwargs, words):
     with pytest.raises(ValueError, match=words):
+        SpatialReductionAttention(32, **kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({"num_heads": "2"}, "num_heads must be an int, got '2'"),
+        ({"num_heads": 2, "sr_ratio": 2.0}, "sr_ratio must be an int, got 2.0"),
+        ({"num_heads": 2, "attn_drop_rate": None}, "attn_drop_rate must be a number, got None"),
+    ],
+)
+def test_sra_arguments_of_the_wrong_type(kwargs, words):
+    with pytest.raises(TypeError, match=words):
         SpatialReductionAttention(32, **kwargs)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pvt_mm.backbones.arguments import check_int, check_rate
 from pvt_mm.backbones.embed import map_to_tokens, tokens_to_map
 from pvt_mm.registry import MODELS
 
@@ -32,8 +33,9 @@ class SpatialReductionAttention(nn.Module):
         returns: ``(B, N, C)``, before the residual is added.
 
     Raises:
-        ValueError: If ``C % num_heads != 0`` or ``sr_ratio < 1``, or, on call, ``H * W != N`` or
-            a side of the map is smaller than ``sr_ratio``.
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range or ``C % num_heads != 0``, or, on call,
+            ``H * W != N`` or a side of the map is smaller than ``sr_ratio``.
 
     Reference: PVT, section 3.3, arXiv:2102.12122.
     """
@@ -48,20 +50,20 @@ class SpatialReductionAttention(nn.Module):
         proj_drop_rate: float = 0.0,
     ) -> None:
         super().__init__()
-        if num_heads < 1 or embed_dims % num_heads:
+        check_int("embed_dims", embed_dims, 1)
+        check_int("num_heads", num_heads, 1)
+        if embed_dims % num_heads:
             raise ValueError(
                 f"embed_dims must be a multiple of num_heads, got embed_dims={embed_dims} and "
                 f"num_heads={num_heads}"
             )
-        if sr_ratio < 1:
-            raise ValueError(f"sr_ratio must be at least 1, got {sr_ratio}")
         self.num_heads = num_heads
-        self.sr_ratio = sr_ratio
-        self.attn_drop_rate = attn_drop_rate
+        self.sr_ratio = check_int("sr_ratio", sr_ratio, 1)
+        self.attn_drop_rate = check_rate("attn_drop_rate", attn_drop_rate)
         self.q = nn.Linear(embed_dims, embed_dims, bias=qkv_bias)
         self.kv = nn.Linear(embed_dims, 2 * embed_dims, bias=qkv_bias)
         self.proj = nn.Linear(embed_dims, embed_dims)
-        self.proj_drop = nn.Dropout(proj_drop_rate)
+        self.proj_drop = nn.Dropout(check_rate("proj_drop_rate", proj_drop_rate))
         if sr_ratio > 1:
             self.sr = nn.Conv2d(embed_dims, embed_dims, kernel_size=sr_ratio, stride=sr_ratio)
             self.norm = nn.LayerNorm(embed_dims)  # eps 1e-5, as released
@@ -109,7 +111,9 @@ class LinearSpatialReductionAttention(SpatialReductionAttention):
         returns: ``(B, N, C)``, before the residual is added.
 
     Raises:
-        ValueError: If ``C % num_heads != 0`` or ``pool_size < 1``, or, on call, ``H * W != N``.
+        TypeError: If an argument has the wrong type.
+        ValueError: If an argument is out of range or ``C % num_heads != 0``, or, on call,
+            ``H * W != N``.
 
     Reference: PVT v2, section 3.4, arXiv:2106.13797.
     """
@@ -130,9 +134,7 @@ class LinearSpatialReductionAttention(SpatialReductionAttention):
             attn_drop_rate=attn_drop_rate,
             proj_drop_rate=proj_drop_rate,
         )
-        if pool_size < 1:
-            raise ValueError(f"pool_size must be at least 1, got {pool_size}")
-        self.pool_size = pool_size
+        self.pool_size = check_int("pool_size", pool_size, 1)
         self.sr = nn.Conv2d(embed_dims, embed_dims, kernel_size=1)
         self.norm = nn.LayerNorm(embed_dims)  # eps 1e-5, as released
 

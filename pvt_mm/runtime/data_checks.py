@@ -12,7 +12,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
 from .config import log, walk
-from .errors import UserError
+from .errors import UserError, some
 
 __all__ = ["check_data"]
 
@@ -167,16 +167,11 @@ def _check_coco(where: str, dataset: BaseDataset, path: Path, content: dict) -> 
     absent = [name for name in classes if name not in content["names"]]
     if classes and len(absent) == len(classes):
         raise UserError(
-            f"{where}: none of the data set's classes ({_some(classes)}) is a category of {path} "
-            f"({_some(content['names'])}); set metainfo.classes of the data set"
+            f"{where}: none of the data set's classes ({some(classes)}) is a category of {path} "
+            f"({some(content['names'])}); set metainfo.classes of the data set"
         )
     if absent:
-        log(f"{where}: {len(absent)} classes have no category in {path}: {_some(absent)}")
-
-
-def _some(names: Any) -> str:
-    shown = ", ".join(str(name) for name in names[:3])
-    return f"{shown}, ... {len(names)} in all" if len(names) > 3 else shown
+        log(f"{where}: {len(absent)} classes have no category in {path}: {some(absent)}")
 
 
 def _check_evaluator(cfg: Config, split: str) -> None:
@@ -199,5 +194,5 @@ def _check_heads(cfg: Config, where: str, dataset: BaseDataset) -> None:
         if isinstance(count, int) and count != len(classes):
             raise UserError(
                 f"{path}.num_classes is {count}, but {where} has {len(classes)} classes "
-                f"({_some(classes)}); make them agree"
+                f"({some(classes)}); make them agree"
             )

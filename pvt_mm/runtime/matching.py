@@ -1,18 +1,15 @@
 """A checkpoint must be the whole network's; mmengine alone loads what fits and goes on."""
 
 from collections import OrderedDict
-from collections.abc import Sequence
 
 from mmengine.hooks import Hook
 from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
-from .errors import UserError
+from .errors import UserError, some
 
 __all__ = ["MatchingKeysHook"]
-
-SHOWN = 3
 
 
 class MatchingKeysHook(Hook):
@@ -53,7 +50,7 @@ class MatchingKeysHook(Hook):
             "unexpected": [key for key in unexpected if not _is_harmless(key)],
         }
         if any(faults.values()):
-            found = "; ".join(_list(title, keys) for title, keys in faults.items() if keys)
+            found = "; ".join(f"{title}: {some(keys)}" for title, keys in faults.items() if keys)
             raise UserError(
                 f"checkpoint {self.name} does not fit the config's model: {found}. "
                 "Is it another config's checkpoint?"
@@ -69,8 +66,3 @@ def _innermost(model: nn.Module) -> nn.Module:
 def _is_harmless(key: str) -> bool:
     # The constants of normalisation stand in the config; the counter is not used by ours.
     return key.startswith("data_preprocessor.") or key.endswith("num_batches_tracked")
-
-
-def _list(title: str, names: Sequence[str]) -> str:
-    more = f", ... {len(names)} in all" if len(names) > SHOWN else ""
-    return f"{title}: {', '.join(names[:SHOWN])}{more}"
