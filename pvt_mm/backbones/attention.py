@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from pvt_mm.backbones.arguments import check_int, check_rate
 from pvt_mm.backbones.embed import map_to_tokens, tokens_to_map
+from pvt_mm.backbones.linear import TokenLinear
 from pvt_mm.registry import MODELS
 
 __all__ = ["LinearSpatialReductionAttention", "SpatialReductionAttention"]
@@ -60,9 +61,9 @@ class SpatialReductionAttention(nn.Module):
         self.num_heads = num_heads
         self.sr_ratio = check_int("sr_ratio", sr_ratio, 1)
         self.attn_drop_rate = check_rate("attn_drop_rate", attn_drop_rate)
-        self.q = nn.Linear(embed_dims, embed_dims, bias=qkv_bias)
-        self.kv = nn.Linear(embed_dims, 2 * embed_dims, bias=qkv_bias)
-        self.proj = nn.Linear(embed_dims, embed_dims)
+        self.q = TokenLinear(embed_dims, embed_dims, bias=qkv_bias)
+        self.kv = TokenLinear(embed_dims, 2 * embed_dims, bias=qkv_bias)
+        self.proj = TokenLinear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(check_rate("proj_drop_rate", proj_drop_rate))
         if sr_ratio > 1:
             self.sr = nn.Conv2d(embed_dims, embed_dims, kernel_size=sr_ratio, stride=sr_ratio)

@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pvt_mm import kernels
+from pvt_mm.backbones.bands import Band, map_in_bands, wants_bands
 from pvt_mm.backbones.embed import map_to_tokens, tokens_to_map
+from pvt_mm.backbones.linear import TokenLinear
+from pvt_mm.backbones.recompute import project_activation
 
 __all__ = ["Block", "ConvMlp", "DropPath", "Mlp"]
 
@@ -39,24 +44,11 @@ class DropPath(nn.Module):
         return f"drop_path_rate={self.drop_path_rate}"
 
 
-class DepthwiseConv(nn.Module):
-    """A 3x3 depth-wise convolution over tokens; a module of its own for the released names.
-
-    Args:
-        channels: Channels ``E``, each convolved by itself.
-    """
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
-
-    def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
-        """Convolve ``(B, N, E)`` tokens of an ``hw`` map."""
-        return map_to_tokens(self.dwconv(tokens_to_map(tokens, hw)))
-
-
 class Mlp(nn.Module):
     """The MLP of PVT v1: two linear layers around a GELU.
+
+    On CPUs the hidden tokens of a large map are made band by band: see
+    :mod:`pvt_mm.backbones.bands`.
 
     Args:
         embed_dims: Token channels ``C``.
@@ -65,19 +57,54 @@ class Mlp(nn.Module):
 
     Shape:
         tokens: ``(B, N, C)``.
+        hw: ``(H, W)`` in tokens, with ``H * W == N``.
         returns: ``(B, N, C)``, before the residual is added.
     """
 
+    halo = 0  # rows above and below a token that its result depends on
+
     def __init__(self, embed_dims: int, hidden_dims: int, drop_rate: float = 0.0) -> None:
         super().__init__()
-        self.fc1 = nn.Linear(embed_dims, hidden_dims)
-        self.fc2 = nn.Linear(hidden_dims, embed_dims)
+        self.fc1 = TokenLinear(embed_dims, hidden_dims)
+        self.fc2 = TokenLinear(hidden_dims, embed_dims)
         self.drop = nn.Dropout(drop_rate)
 
     def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
-        """Mix the channels of each token; ``hw`` is for the sake of :class:`ConvMlp`."""
-        hidden = self.drop(F.gelu(self.fc1(tokens)))  # (B, N, E)
-        return self.drop(self.fc2(hidden))
+        """Mix the channels of each token of an ``hw`` map."""
+        hidden_dims = self.fc1.out_features
+        if not wants_bands(tokens, hidden_dims):
+            return self._mix(tokens, Band.whole(hw))
+        if not torch.is_grad_enabled():
+            return map_in_bands(self._mix, tokens, hw, hidden_dims, self.halo)
+        if self.training and self.drop.p > 0:
+            return self._mix(tokens, Band.whole(hw))  # dropout must not be drawn anew
+        hidden = self.fc1(tokens)  # (B, N, E)
+        fc2, params = self.fc2, self._activation_params()
+        return project_activation(
+            self._activate, hidden, hw, fc2.weight, fc2.bias, params, self.halo
+        )
+
+    def _mix(self, tokens: Tensor, band: Band) -> Tensor:
+        hidden = self._activate(self.fc1(tokens), band, *self._activation_params())  # (B, N, E)
+        return self.drop(self.fc2(self.drop(hidden)))
+
+    def _activation_params(self) -> tuple[Tensor, ...]:
+        return ()
+
+    def _activate(self, hidden: Tensor, band: Band) -> Tensor:
+        return F.gelu(hidden)
+
+
+class DepthwiseConv(nn.Module):
+    """Holds a 3x3 depth-wise convolution, under the name that it has in the releases.
+
+    Args:
+        channels: Channels ``E``, each convolved by itself.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.dwconv = nn.Conv2d(channels, channels, 3, padding=1, groups=channels)
 
 
 class ConvMlp(Mlp):
@@ -99,6 +126,8 @@ class ConvMlp(Mlp):
     Reference: PVT v2, section 3.3, arXiv:2106.13797.
     """
 
+    halo = 1
+
     def __init__(
         self, embed_dims: int, hidden_dims: int, drop_rate: float = 0.0, relu: bool = False
     ) -> None:
@@ -106,13 +135,19 @@ class ConvMlp(Mlp):
         self.dwconv = DepthwiseConv(hidden_dims)
         self.relu = relu
 
-    def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
-        """Mix the channels of each token, and each channel with its eight neighbours."""
-        hidden = self.fc1(tokens)  # (B, N, E)
+    def _activation_params(self) -> tuple[Tensor, ...]:
+        return self.dwconv.dwconv.weight, self.dwconv.dwconv.bias
+
+    def _activate(self, hidden: Tensor, band: Band, weight: Tensor, bias: Tensor) -> Tensor:
         if self.relu:
             hidden = F.relu(hidden)
-        hidden = self.drop(F.gelu(self.dwconv(hidden, hw)))
-        return self.drop(self.fc2(hidden))
+        if kernels.is_available(hidden):
+            return kernels.dwconv_gelu(hidden, weight, bias, band.hw)
+        maps = tokens_to_map(hidden, band.hw)
+        maps = F.conv2d(maps, weight, bias, padding=1, groups=weight.shape[0])
+        # Beyond a band the convolution saw zeros instead of rows, which spoils the halo only.
+        hidden = band.without_halo(map_to_tokens(maps))
+        return F.gelu(hidden) if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden)
 
 
 class Block(nn.Module):

@@ -15,12 +15,14 @@ def tokens_to_map(tokens: Tensor, hw: tuple[int, int]) -> Tensor:
 
     No element moves: the map has the channels-last strides that convolutions like best.
     """
-    return tokens.transpose(1, 2).unflatten(2, hw)
+    # In this order a batch of one keeps its batch stride; transposed first, it would lose it, and
+    # convolutions would copy the map because they no longer see channels-last strides.
+    return tokens.unflatten(1, hw).permute(0, 3, 1, 2)
 
 
 def map_to_tokens(x: Tensor) -> Tensor:
     """View a ``(B, C, H, W)`` map as ``(B, H*W, C)`` tokens."""
-    return x.flatten(2).transpose(1, 2)
+    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class PatchEmbed(nn.Module):

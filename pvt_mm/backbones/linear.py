@@ -1,0 +1,51 @@
+"""Linear layers over tokens, by the fastest kernel that PyTorch has for them."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pvt_mm.backbones.embed import map_to_tokens, tokens_to_map
+
+__all__ = ["TokenLinear", "linear"]
+
+# Shape legend: B batch, N tokens, C channels in, K channels out.
+
+
+def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
+    """Project tokens; on CPUs as a 1x1 convolution.
+
+    The numbers are those of ``F.linear`` up to rounding. PyTorch hands convolutions to oneDNN and
+    matrix products to MKL, which is the slower of the two for tall matrices with few columns, and
+    on processors that are not Intel's.
+
+    Args:
+        tokens: ``(B, N, C)``.
+        weight: ``(K, C)``.
+        bias: ``(K,)``, or None.
+
+    Returns:
+        ``(B, N, K)``.
+    """
+    if not _convolves(tokens):
+        return F.linear(tokens, weight, bias)
+    column = tokens_to_map(tokens, (tokens.shape[1], 1))  # (B, C, N, 1), a view
+    return map_to_tokens(F.conv2d(column, weight[:, :, None, None], bias))
+
+
+def _convolves(tokens: Tensor) -> bool:
+    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+        return False  # whoever records a graph optimises plain products better
+    supported = tokens.device.type == "cpu" and tokens.dtype in (torch.float32, torch.bfloat16)
+    # With one thread PyTorch does not hand 1x1 convolutions to oneDNN.
+    threads = torch.get_num_threads()
+    return supported and tokens.ndim == 3 and threads > 1 and torch.backends.mkldnn.is_available()
+
+
+class TokenLinear(nn.Linear):
+    """``nn.Linear`` over ``(B, N, C)`` tokens, computed by :func:`linear`."""
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Project ``(B, N, C)`` tokens to ``(B, N, K)``."""
+        return linear(tokens, self.weight, self.bias)

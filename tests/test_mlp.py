@@ -1,0 +1,173 @@
+"""The MLPs and what makes them lean: bands of rows, recomputed activations, linear layers."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from pvt_mm.backbones import bands
+from pvt_mm.backbones.bands import cut_in_bands
+from pvt_mm.backbones.block import ConvMlp, Mlp
+from pvt_mm.backbones.linear import TokenLinear, linear
+
+MLPS = {
+    "v1": lambda: Mlp(8, 24),
+    "v2": lambda: ConvMlp(8, 24),
+    "v2, linear SRA": lambda: ConvMlp(8, 24, relu=True),
+}
+# (batch, map) pairs: flat, high, square, larger than a band in each direction.
+MAPS = ((1, (7, 5)), (2, (13, 9)), (3, (1, 40)), (2, (40, 1)), (1, (32, 6)))
+
+
+def expected_mlp(mlp, tokens, hw):
+    """The paper's formula, on NCHW maps, without any of the package's code."""
+    hidden = tokens @ mlp.fc1.weight.t() + mlp.fc1.bias
+    if isinstance(mlp, ConvMlp):
+        conv = mlp.dwconv.dwconv
+        hidden = hidden.relu() if mlp.relu else hidden
+        maps = hidden.transpose(1, 2).reshape(tokens.shape[0], -1, *hw)
+        maps = F.conv2d(maps, conv.weight, conv.bias, padding=1, groups=maps.shape[1])
+        hidden = maps.flatten(2).transpose(1, 2)
+    hidden = 0.5 * hidden * (1 + torch.erf(hidden / 2**0.5))
+    return hidden @ mlp.fc2.weight.t() + mlp.fc2.bias
+
+
+@pytest.fixture(params=[1, 2048, 1 << 40], ids=["narrow bands", "bands", "whole"])
+def band_bytes(request, monkeypatch):
+    monkeypatch.setattr(bands, "BAND_BYTES", request.param)
+    return request.param
+
+
+@pytest.mark.parametrize("version", MLPS)
+@pytest.mark.parametrize("batch, hw", MAPS)
+def test_mlp_and_its_gradients_follow_the_formula(version, batch, hw, band_bytes):
+    torch.manual_seed(0)
+    mlp = MLPS[version]().double()
+    tokens = torch.randn(batch, hw[0] * hw[1], 8, dtype=torch.float64, requires_grad=True)
+    grad = torch.randn_like(tokens)
+    inputs = (tokens, *mlp.parameters())
+    expected = expected_mlp(mlp, tokens, hw)
+    with torch.no_grad():
+        torch.testing.assert_close(mlp(tokens, hw), expected)
+    made = mlp(tokens, hw)
+    torch.testing.assert_close(made, expected)
+    for ours, theirs in zip(
+        torch.autograd.grad(made, inputs, grad),
+        torch.autograd.grad(expected, inputs, grad),
+        strict=True,
+    ):
+        torch.testing.assert_close(ours, theirs)
+
+
+@pytest.mark.parametrize("version", MLPS)
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode, torch.enable_grad])
+def test_mlp_leaves_its_input_alone(version, mode, band_bytes):
+    tokens = torch.randn(2, 13 * 9, 8)
+    before = tokens.clone()
+    with mode():
+        MLPS[version]()(tokens, (13, 9))
+    assert torch.equal(tokens, before)
+
+
+@pytest.mark.parametrize("version", MLPS)
+def test_frozen_parameters_get_no_gradient(version, band_bytes):
+    mlp = MLPS[version]()
+    mlp.fc2.requires_grad_(False)
+    tokens = torch.randn(1, 32 * 6, 8)
+    mlp(tokens, (32, 6)).sum().backward()
+    assert mlp.fc1.weight.grad.abs().sum() > 0
+    assert mlp.fc2.weight.grad is None and mlp.fc2.bias.grad is None
+
+
+@pytest.mark.parametrize("version", MLPS)
+def test_autocast_holds_in_the_backward_pass_too(version, band_bytes):
+    torch.manual_seed(0)
+    mlp = MLPS[version]()
+    tokens = torch.randn(2, 32 * 6, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        made = mlp(tokens, (32, 6))
+    assert made.dtype == torch.bfloat16
+    inputs = (tokens, *mlp.parameters())
+    grads = torch.autograd.grad(made.float().square().mean(), inputs)
+    expected = expected_mlp(mlp, tokens, (32, 6))
+    exact = torch.autograd.grad(expected.square().mean(), inputs)
+    for ours, theirs in zip(grads, exact, strict=True):
+        assert ours.dtype == torch.float32
+        # bfloat16 holds eight bits; roundings of either sign add up to a few times that.
+        assert (ours - theirs).norm() < 0.05 * theirs.norm()
+
+
+def test_a_large_map_keeps_one_wide_tensor_for_the_backward_pass(monkeypatch):
+    monkeypatch.setattr(bands, "BAND_BYTES", 2048)
+    mlp, tokens = ConvMlp(8, 24), torch.randn(1, 32 * 6, 8, requires_grad=True)
+    wide = []
+
+    def keep(tensor):
+        if tensor.numel() >= 32 * 6 * 24:
+            wide.append(tensor.untyped_storage().data_ptr())
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
+        out = mlp(tokens, (32, 6))
+    assert len(set(wide)) == 1
+    out.sum().backward()
+
+
+@pytest.mark.parametrize("version", MLPS)
+def test_dropout_works_on_a_large_map_too(version, monkeypatch):
+    monkeypatch.setattr(bands, "BAND_BYTES", 2048)
+    torch.manual_seed(0)
+    mlp, tokens = MLPS[version](), torch.randn(1, 32 * 6, 8)
+    mlp.drop.p = 0.5
+    out = mlp(tokens, (32, 6))
+    assert (out == 0).float().mean() == pytest.approx(0.5, abs=0.1)
+    # The bias of fc2 reaches every channel that was kept, doubled; a second draw would keep others.
+    kept = torch.autograd.grad(out.sum(), mlp.fc2.bias)[0]
+    torch.testing.assert_close(kept, 2 * (out != 0).float().sum((0, 1)))
+    assert torch.equal(mlp.eval()(tokens, (32, 6)), mlp(tokens, (32, 6)))
+
+
+@pytest.mark.parametrize("halo", [0, 1])
+@pytest.mark.parametrize("height, width", [(1, 1), (5, 3), (64, 7), (7, 64)])
+def test_bands_make_every_row_once_and_read_their_neighbours(halo, height, width, monkeypatch):
+    monkeypatch.setattr(bands, "BAND_BYTES", 700)
+    tokens = torch.arange(2 * height * width).view(2, -1, 1).float()
+    made = torch.zeros_like(tokens)
+    for band in cut_in_bands(tokens, (height, width), 4, halo):
+        band.made(made).add_(1)
+        rows = band.read(tokens).view(-1, width)[:, 0] // width - band.image * height
+        first, last = max(band.start - halo, 0), min(band.stop + halo, height) - 1
+        assert (rows[0], rows[-1]) == (first, last)
+        assert torch.equal(band.without_halo(band.read(tokens)), band.made(tokens))
+    assert torch.equal(made, torch.ones_like(made))
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+@pytest.mark.parametrize("bias", [True, False])
+def test_token_linear_is_a_linear_layer(threads, dtype, bias):
+    layer = TokenLinear(6, 10, bias=bias).to(dtype)
+    tokens = torch.randn(2, 15, 6, dtype=dtype)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        made, strided = layer(tokens), layer(tokens[:, 3:9])
+    finally:
+        torch.set_num_threads(before)
+    expected = F.linear(tokens, layer.weight, layer.bias)
+    assert made.shape == expected.shape and made.is_contiguous()
+    torch.testing.assert_close(made, expected)
+    torch.testing.assert_close(strided, expected[:, 3:9])
+
+
+def test_linear_takes_one_image_without_a_batch():
+    weight = torch.randn(4, 3)
+    torch.testing.assert_close(linear(torch.ones(5, 3), weight), weight.sum(1).expand(5, 4))
+
+
+def test_compiled_and_traced_graphs_have_no_loop_over_bands(monkeypatch):
+    monkeypatch.setattr(bands, "BAND_BYTES", 2048)
+    mlp, tokens = ConvMlp(8, 24).eval(), torch.randn(1, 32 * 6, 8)
+    with torch.no_grad():
+        traced = torch.jit.trace(mlp, (tokens, torch.tensor((32, 6))), check_trace=False)
+    kinds = [node.kind() for node in traced.inlined_graph.nodes()]
+    assert kinds.count("aten::_convolution") == 1 and kinds.count("aten::linear") == 2
