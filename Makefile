@@ -11,7 +11,7 @@ SETUP = @$(PYTHON) tools/setup_env.py --venv "$(VENV)" \
 BIN = "$(VENV)/bin"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev demo test lint clean
+.PHONY: help setup setup-dev peers demo test lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -23,17 +23,20 @@ setup: ## create the environment and install everything
 setup-dev: ## the same, with pytest and ruff
 	$(SETUP) --dev
 
+peers: ## setup-dev, and beside it the environment of timm and transformers
+	$(SETUP) --dev --peers
+
 demo: setup ## train, test and draw a small detector on synthetic images
 	@$(BIN)/python tools/demo.py
 
-test: setup-dev ## run the test suite; ARGS="-k attention" is handed to pytest
+test: peers ## run the test suite; ARGS="-k attention" is handed to pytest
 	@$(BIN)/python -m pytest $(ARGS)
 
 lint: setup-dev ## check style and format with ruff
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
-clean: ## remove the environment and build leftovers; work_dirs and data stay
+clean: ## remove the environments and build leftovers; work_dirs and data stay
 	@$(PYTHON) tools/setup_env.py --venv "$(VENV)" --remove
 	@rm -rf build dist pvt_mm.egg-info .pytest_cache .ruff_cache .hypothesis
 	@find pvt_mm tools tests configs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -22,7 +22,7 @@ def make(*args: str) -> str:
 
 def test_make_help_lists_every_target():
     listed = re.findall(r"^  make (\S+) +\S", make("help"), re.MULTILINE)
-    assert listed == ["help", "setup", "setup-dev", "demo", "test", "lint", "clean"]
+    assert listed == ["help", "setup", "setup-dev", "peers", "demo", "test", "lint", "clean"]
     assert make() == make("help")
 
 
@@ -31,7 +31,8 @@ def test_make_help_lists_every_target():
     [
         ("setup", ["python3.99 tools/setup_env.py --venv /big/venv", "--this-python"]),
         ("demo", ["setup_env.py --venv /big/venv", "/big/venv/bin/python tools/demo.py"]),
-        ("test", ["setup_env.py --venv", "--dev", "/big/venv/bin/python -m pytest"]),
+        ("peers", ["python3.99 tools/setup_env.py --venv /big/venv", "--dev --peers"]),
+        ("test", ["setup_env.py --venv", "--dev --peers", "/big/venv/bin/python -m pytest"]),
         ("lint", ["setup_env.py --venv", "--dev", "ruff check .", "ruff format --check ."]),
     ],
 )

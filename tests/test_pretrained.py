@@ -1,6 +1,7 @@
 """Weights into a backbone, from every place, all of them or none."""
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -314,6 +315,33 @@ def test_broken_file_in_the_cache_is_fetched_again(small, server, cached, log, b
     load_pretrained(PVT(SMALL), server.url("small.pth"))
     assert server.requests == ["/small.pth"]
     assert cached.read_bytes() == content
+
+
+def test_hash_in_the_name_is_compared(small, server, cached, log):
+    content = Path(small[1]).read_bytes()
+    right = f"small-{hashlib.sha256(content).hexdigest()[:8]}.pth"
+    server.files = {right: content, "small-01234567.pth": content}
+    load_pretrained(PVT(SMALL), server.url(right))
+    assert server.requests == [f"/{right}"]
+    with pytest.raises(DownloadError, match="SHA-256 does not begin with 01234567; .*kept as"):
+        load_pretrained(PVT(SMALL), server.url("small-01234567.pth"))
+    assert len(server.requests) == 3  # fetched twice
+    load_pretrained(PVT(SMALL), server.url("small-01234567.pth"))  # who trusts it has it
+
+
+def test_loading_maps_the_file_and_copies_it(small, tmp_path, monkeypatch, log):
+    seen, load = [], torch.load
+    monkeypatch.setattr(torch, "load", lambda *a, **k: seen.append(k) or load(*a, **k))
+    backbone = PVT(SMALL)
+    parameters = dict(backbone.named_parameters())
+    load_pretrained(backbone, small[1])
+    assert seen[0]["mmap"] is True and seen[0]["weights_only"] is True
+    assert all(parameters[key] is value for key, value in backbone.named_parameters())
+    Path(small[1]).write_bytes(b"")  # nothing of the file is needed any more
+    assert equal(backbone, small[0])
+    torch.save(small[0].state_dict(), small[1])
+    CheckpointLoader.load_checkpoint(small[1])  # what a Runner keeps may outlive the file
+    assert "mmap" not in seen[1]
 
 
 def test_web_page_instead_of_a_file_is_not_kept(server, cached):

@@ -163,6 +163,13 @@ class _PyramidVisionTransformer(BaseModule):
                 super().init_weights()
         self._is_init = True
 
+    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+        # A detector's checkpoint may name the backbone's tensors as MMDetection or others do.
+        from pvt_mm.checkpoints.pretrained import adapt_state_dict
+
+        adapt_state_dict(self, state_dict, prefix)
+        super()._load_from_state_dict(state_dict, prefix, *args)
+
     def _pretrained_cfg(self) -> dict | None:
         cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []
         return next((cfg for cfg in cfgs if cfg["type"] in ("Pretrained", PretrainedInit)), None)

@@ -4,7 +4,7 @@ Importing ``pvt_mm`` makes mmengine itself read every checkpoint this way.
 """
 
 from .errors import CheckpointError, DamagedCheckpointError, DownloadError, RefusedCheckpointError
-from .key_mapping import map_state_dict
+from .key_mapping import map_classifier, map_state_dict, recognise_arch
 from .pretrained import load_pretrained
 from .safe_load import safe_load
 
@@ -14,6 +14,8 @@ __all__ = [
     "DownloadError",
     "RefusedCheckpointError",
     "load_pretrained",
+    "map_classifier",
     "map_state_dict",
+    "recognise_arch",
     "safe_load",
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import re
 import sys
 import tempfile
 from collections.abc import Callable
@@ -20,7 +22,7 @@ from ..version import __version__
 from .errors import DamagedCheckpointError, DownloadError
 from .safe_load import safe_load
 
-__all__ = ["cached_path", "load_url"]
+__all__ = ["cached_path", "load_or_fetch", "load_url", "sha256_of"]
 
 _TIMEOUT = 30  # seconds without a byte
 _CHUNK = 1 << 20
@@ -35,50 +37,103 @@ def cached_path(url: str, cache_dir: str | os.PathLike | None = None) -> Path:
 
 
 def load_url(
-    url: str, map_location: Any = "cpu", cache_dir: str | os.PathLike | None = None
+    url: str,
+    map_location: Any = "cpu",
+    cache_dir: str | os.PathLike | None = None,
+    *,
+    mmap: bool = False,
 ) -> Any:
     """Load a checkpoint from the cache, downloading it first if need be.
 
-    In a distributed job the first process of each machine downloads while the others wait. A file
-    that turns out to be damaged is fetched once more.
+    A file that turns out to be damaged is fetched once more, and so is one whose name ends in the
+    first digits of its SHA-256, as OpenMMLab's and torchvision's do, if they are others.
 
     Args:
         url: ``http://`` or ``https://`` address of a checkpoint.
         map_location: As for :func:`safe_load`.
         cache_dir: Folder to keep the file in; ``checkpoints`` in torch's hub folder if None.
+        mmap: As for :func:`safe_load`.
 
     Raises:
         DownloadError: If the file cannot be fetched; it says where to put it by other means.
         CheckpointError: If what came is no checkpoint.
     """
+    target = cached_path(url, cache_dir)
+
+    def fetch() -> None:
+        _download(url, target)
+        if not _has_its_hash(target):
+            print_log(f"{target} is not whole; downloading it again", "current", WARNING)
+            _download(url, target)
+            if not _has_its_hash(target):
+                raise DownloadError(
+                    f"{url} is not what its name says: its SHA-256 does not begin with "
+                    f"{_hash_in(target.name)}; the file is kept as {target}, use that if you "
+                    "trust it"
+                )
+
+    return load_or_fetch(target, url, fetch, map_location, mmap=mmap)
+
+
+def load_or_fetch(
+    target: Path, source: str, fetch: Callable[[], None], map_location: Any, *, mmap: bool = False
+) -> Any:
+    """Load a file that is fetched if it is absent, and once more if it is damaged.
+
+    In a distributed job the first process of each machine fetches while the others wait.
+
+    Args:
+        target: Where the file is, or will be.
+        source: Where it comes from, for messages.
+        fetch: Puts it there, whatever is there before.
+        map_location: As for :func:`safe_load`.
+        mmap: As for :func:`safe_load`.
+    """
     from mmengine.dist import barrier, get_dist_info
 
-    target = cached_path(url, cache_dir)
+    def load() -> Any:
+        was_cached = target.is_file()
+        if not was_cached:
+            fetch()
+        try:
+            return safe_load(target, map_location, mmap=mmap)
+        except DamagedCheckpointError as error:
+            if not was_cached:
+                target.unlink(missing_ok=True)
+                raise DamagedCheckpointError(f"{error} (downloaded from {source})") from error
+            print_log(f"{error}; downloading it again", logger="current", level=WARNING)
+        fetch()
+        return safe_load(target, map_location, mmap=mmap)
+
     rank, world_size = get_dist_info()
     if world_size == 1:
-        return _load_or_fetch(url, target, map_location)
+        return load()
     if int(os.environ.get("LOCAL_RANK", rank)) == 0:
         try:
-            return _load_or_fetch(url, target, map_location)
+            return load()
         finally:
             barrier()  # on failure too: nobody is to wait for ever
     barrier()
-    return _load_or_fetch(url, target, map_location)
+    return load()
 
 
-def _load_or_fetch(url: str, target: Path, map_location: Any) -> Any:
-    was_cached = target.is_file()
-    if not was_cached:
-        _download(url, target)
-    try:
-        return safe_load(target, map_location)
-    except DamagedCheckpointError as error:
-        if not was_cached:
-            target.unlink(missing_ok=True)
-            raise DamagedCheckpointError(f"{error} (downloaded from {url})") from error
-        print_log(f"{error}; downloading it again", logger="current", level=WARNING)
-    _download(url, target)
-    return safe_load(target, map_location)
+def _hash_in(name: str) -> str | None:
+    found = re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", name)
+    return found[1] if found else None
+
+
+def _has_its_hash(path: Path) -> bool:
+    wanted = _hash_in(path.name)
+    return wanted is None or sha256_of(path).startswith(wanted)
+
+
+def sha256_of(path: Path) -> str:
+    """Return a file's SHA-256 in hexadecimal digits."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(_CHUNK):
+            digest.update(chunk)
+    return digest.hexdigest()
 
 
 def _download(url: str, target: Path) -> None:

@@ -29,7 +29,7 @@ _FORBIDDEN = re.compile("unrecognized function|Can only |Only persistent_load|pe
 _allow_list_lock = threading.Lock()
 
 
-def safe_load(path: str | os.PathLike, map_location: Any = "cpu") -> Any:
+def safe_load(path: str | os.PathLike, map_location: Any = "cpu", *, mmap: bool = False) -> Any:
     """Read a checkpoint, never executing anything of it.
 
     Besides tensors and plain data it may hold what mmengine's checkpoints do: logged histories,
@@ -39,6 +39,8 @@ def safe_load(path: str | os.PathLike, map_location: Any = "cpu") -> Any:
     Args:
         path: A local file.
         map_location: Where the tensors go, as for :func:`torch.load`; None is the CPU too.
+        mmap: Leave tensors on the CPU in the file until they are read. Only for who copies them
+            at once: to truncate the file later would end the process.
 
     Returns:
         What was saved, usually a dict.
@@ -54,6 +56,8 @@ def safe_load(path: str | os.PathLike, map_location: Any = "cpu") -> Any:
         if layout == "safetensors":
             return _load_safetensors(path, map_location)
         try:
+            if mmap and layout == "zip" and _TORCH_TAKES_ALLOW_LIST and map_location == "cpu":
+                return resolve(_load_pickle(str(path), map_location, mmap=True))
             return resolve(_load_pickle(file, map_location))
         except torch.cuda.OutOfMemoryError:
             raise
@@ -129,11 +133,11 @@ def _records(path: Path) -> list[str]:
     return torch._C.PyTorchFileReader(str(path)).get_all_records()
 
 
-def _load_pickle(file: IO[bytes], map_location: Any) -> Any:
+def _load_pickle(file: IO[bytes] | str, map_location: Any, **options: bool) -> Any:
     if not _TORCH_TAKES_ALLOW_LIST:
         return load_restricted(file, map_location)
     with _allow_list():
-        return torch.load(file, map_location=map_location, weights_only=True)
+        return torch.load(file, map_location=map_location, weights_only=True, **options)
 
 
 def load_restricted(file: IO[bytes], map_location: Any = "cpu") -> Any:

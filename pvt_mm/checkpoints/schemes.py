@@ -10,34 +10,68 @@ from typing import Any
 
 from .download import load_url
 from .errors import CheckpointError, DownloadError
+from .hub import load_from_hub
 from .safe_load import safe_load
 
-__all__ = ["FROM_SCRATCH", "LOADERS"]
+__all__ = ["FROM_SCRATCH", "LOADERS", "read_once"]
 
 FROM_SCRATCH = "to train from scratch instead: --cfg-options model.backbone.init_cfg=None"
 
 
 # mmengine logs the part of these names that follows "load_from_".
-def load_from_local(filename: str, map_location: Any = None) -> Any:
+def load_from_local(filename: str, map_location: Any = None, *, mmap: bool = False) -> Any:
     """Load a file."""
-    return safe_load(filename, map_location)
+    return safe_load(filename, map_location, mmap=mmap)
 
 
-def load_from_http(filename: str, map_location: Any = None, model_dir: str | None = None) -> Any:
+def load_from_http(
+    filename: str, map_location: Any = None, model_dir: str | None = None, *, mmap: bool = False
+) -> Any:
     """Load a file by URL."""
-    return load_url(filename, map_location, model_dir)
+    return load_url(filename, map_location, model_dir, mmap=mmap)
 
 
-def load_from_pvt(filename: str, map_location: Any = None) -> Any:
+def load_from_pvt(filename: str, map_location: Any = None, *, mmap: bool = False) -> Any:
     """Load an official release by its alias, such as ``pvt://pvt_v2_b2``."""
     from ..backbones.archs import ARCHS
 
     name = filename.removeprefix("pvt://")
     url = _look_up(name, "pvt://", {arch.name: arch.url for arch in ARCHS.values()})
     try:
-        return load_url(url, map_location)
+        return load_url(url, map_location, mmap=mmap)
     except DownloadError as error:
         raise DownloadError(f"{error}; {FROM_SCRATCH}") from error
+
+
+def load_from_hf(filename: str, map_location: Any = None, *, mmap: bool = False) -> Any:
+    """Load a model of the Hugging Face hub, such as ``hf://OpenGVLab/pvt_v2_b0``."""
+    return load_from_hub(filename.removeprefix("hf://"), map_location, mmap=mmap)
+
+
+def load_from_timm(filename: str, map_location: Any = None, *, mmap: bool = False) -> Any:
+    """Load a model of timm by its name, such as ``timm://pvt_v2_b2``; timm is not needed."""
+    from ..backbones.archs import ARCHS
+
+    # timm has v2 only, trained by the authors: NAME and NAME.in1k are the same model.
+    models = {name: f"timm/{name}.in1k" for name, arch in ARCHS.items() if arch.version == 2}
+    name = filename.removeprefix("timm://").removesuffix(".in1k")
+    return load_from_hub(_look_up(name, "timm://", models), map_location, mmap=mmap)
+
+
+def read_once(filename: str) -> Any:
+    """Read a checkpoint whose tensors are copied at once, such as into a module, on the CPU.
+
+    Files are mapped into memory, so that the weights are not there a second time.
+    """
+    from mmengine.runner.checkpoint import CheckpointLoader
+
+    from ..loaders import register_loaders
+
+    register_loaders()
+    loader = CheckpointLoader._get_checkpoint_loader(filename)
+    if loader not in _CAN_MAP:
+        return CheckpointLoader.load_checkpoint(filename, map_location="cpu")
+    return loader(filename, map_location="cpu", mmap=True)
 
 
 def load_from_torchvision(filename: str, map_location: Any = None) -> Any:
@@ -84,12 +118,15 @@ LOADERS = {
     "http://": load_from_http,
     "https://": load_from_http,
     "pvt://": load_from_pvt,
+    "timm://": load_from_timm,
+    "hf://": load_from_hf,
     "torchvision://": load_from_torchvision,
     "modelzoo://": load_from_torchvision,
     "open-mmlab://": load_from_openmmlab,
     "openmmlab://": load_from_openmmlab,
     "mmcls://": load_from_mmcls,
 }
+_CAN_MAP = (load_from_local, load_from_http, load_from_pvt, load_from_timm, load_from_hf)
 
 
 def _look_up(name: str, scheme: str, urls: Mapping[str, str]) -> str:

@@ -195,6 +195,9 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--venv", type=Path, default=Path(".venv"), help="the environment's folder")
     parser.add_argument("--dev", action="store_true", help="also what tests and linter need")
     parser.add_argument(
+        "--peers", action="store_true", help="also the peers' environment, beside this one"
+    )
+    parser.add_argument(
         "--this-python",
         action="store_true",
         help="use the Python that runs this; otherwise an environment that exists keeps its own",
@@ -202,14 +205,19 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--remove", action="store_true", help="delete the environment instead")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    from .peers import PeersSetup, peers_of
+
     venv = Venv(args.venv)
     if not (args.this_python or args.remove):
         keep_interpreter(venv, sys.argv[1:] if argv is None else argv)
     try:
         if args.remove:
+            peers_of(venv).remove()
             venv.remove()
         else:
             Setup(venv, dev=args.dev).run()
+            if args.peers:
+                PeersSetup(venv).run()
     except SetupError as error:
         for line in error.args:
             print(f"error: {line}" if not line.startswith("  ") else line, file=sys.stderr)

@@ -103,8 +103,12 @@ class Venv:
             return dist.version
         return None
 
-    def create(self) -> None:
-        """Create the environment, or finish one that was interrupted."""
+    def create(self, *options: str) -> None:
+        """Create the environment, or finish one that was interrupted.
+
+        Args:
+            options: Further options of ``python -m venv``.
+        """
         if self.root.exists() and not self.ours and any(self.root.iterdir()):
             raise SetupError(
                 f"{self.root} exists and was not made by this set-up: choose another folder "
@@ -117,7 +121,7 @@ class Venv:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
         self._state.write_text("{}", encoding="utf-8")
         # Not sys.executable, which may lie in an environment, even in the one just emptied.
-        self.call([os.path.realpath(sys.executable), "-m", "venv", str(self.root)])
+        self.call([os.path.realpath(sys.executable), "-m", "venv", *options, str(self.root)])
 
     def remove(self) -> None:
         """Delete the environment, if it is one of ours."""

@@ -1,0 +1,10 @@
+"""Convert a checkpoint between pvt_mm, timm, transformers and mmdet; --help lists the options."""
+
+import sys
+
+import _checkout  # noqa: F401
+
+from pvt_mm.runtime.convert import main
+
+if __name__ == "__main__":
+    sys.exit(main())
