@@ -10,9 +10,9 @@ from .loaders import register_loaders
 from .stack import check_stack
 from .version import __version__
 
-_LAZY = {"PVT": ".backbones", "PVTv2": ".backbones"}
+_LAZY = {"PVT": ".backbones", "PVTClassifier": ".classification", "PVTv2": ".backbones"}
 
-__all__ = ["PVT", "PVTv2", "__version__"]
+__all__ = ["PVT", "PVTClassifier", "PVTv2", "__version__"]
 
 
 def __getattr__(name):

@@ -5,6 +5,7 @@ string alone is enough in a config of any OpenMMLab project. Each registry impor
 ``locations`` on first use only.
 """
 
+from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import METRICS as MMENGINE_METRICS
@@ -12,10 +13,17 @@ from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
-__all__ = ["DATASETS", "HOOKS", "METRICS", "MODELS", "TRANSFORMS"]
+__all__ = ["DATASETS", "DATA_SAMPLERS", "HOOKS", "METRICS", "MODELS", "TRANSFORMS"]
 
-MODELS = Registry("model", parent=MMENGINE_MODELS, scope="pvt_mm", locations=["pvt_mm.backbones"])
-DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="pvt_mm")
-TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope="pvt_mm")
-METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="pvt_mm")
+_CLS = "pvt_mm.classification"
+
+MODELS = Registry(
+    "model", parent=MMENGINE_MODELS, scope="pvt_mm", locations=["pvt_mm.backbones", _CLS]
+)
+DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="pvt_mm", locations=[_CLS])
+DATA_SAMPLERS = Registry(
+    "data sampler", parent=MMENGINE_DATA_SAMPLERS, scope="pvt_mm", locations=[_CLS]
+)
+TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope="pvt_mm", locations=[_CLS])
+METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="pvt_mm", locations=[_CLS])
 HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="pvt_mm")

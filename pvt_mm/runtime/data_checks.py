@@ -30,6 +30,11 @@ ROOTS = (
         "data/ade/ADEChallengeData2016",
         "expected images/{training,validation}/ and annotations/{training,validation}/ in it",
     ),
+    (
+        "IMAGENET_ROOT",
+        "data/imagenet",
+        "expected train/CLASS/ and val/CLASS/ with images in it, one folder per class",
+    ),
     ("DEMO_ROOT", "data/demo", "`python tools/make_demo_data.py` makes it"),
 )
 # Heads that count something else than the data set's classes.
@@ -59,6 +64,10 @@ def check_data(cfg: Config, splits: tuple[str, ...], read_annotations: bool = Tr
                 continue
             _check_files(where, dataset, checked, read_annotations)
             _check_heads(cfg, where, dataset)
+            # A data set may know more about itself, as a classifier's does.
+            find_problem = getattr(dataset, "find_problem", None)
+            if find_problem and (problem := find_problem(cfg.model)):
+                raise UserError(f"{where}: {problem}")
         _check_evaluator(cfg, split)
 
 

@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
 
-from .config import is_segmentation
+from .config import is_classification, is_segmentation
 from .errors import UserError
 
 __all__ = ["PictureHook", "check_display", "save_predictions"]
@@ -85,7 +85,8 @@ def save_predictions(cfg: Config, out: str) -> None:
 
     Args:
         cfg: The config, changed in place.
-        out: For detection a pickle file, for segmentation a folder of PNG label maps.
+        out: For detection and classification a pickle file, for segmentation a folder of PNG
+            label maps.
 
     Raises:
         UserError: If ``out`` is neither, or not what the config's task writes.
@@ -101,7 +102,10 @@ def save_predictions(cfg: Config, out: str) -> None:
             if str(metric.get("type")).endswith("IoUMetric"):
                 metric["output_dir"] = str(path)
     elif not is_pickle:
-        raise UserError(f"--out {out}: detection writes one pickle file; name it *.pkl")
+        task = "classification" if is_classification(cfg) else "detection"
+        raise UserError(f"--out {out}: {task} writes one pickle file; name it *.pkl")
+    elif is_classification(cfg):
+        evaluators.append({"type": "mmengine.DumpResults", "out_file_path": str(path)})
     else:
         evaluators.append({"type": "mmdet.DumpDetResults", "out_file_path": str(path)})
     cfg.test_evaluator = evaluators

@@ -1,0 +1,10 @@
+"""Print the top classes of images; `--help` lists the options."""
+
+import sys
+
+import _checkout  # noqa: F401
+
+from pvt_mm.runtime.classify import main
+
+if __name__ == "__main__":
+    sys.exit(main())
