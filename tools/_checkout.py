@@ -5,8 +5,11 @@ import sys
 import warnings
 from pathlib import Path
 
-# A checkout works without being installed, from any folder.
-sys.path.insert(0, str(Path(__file__).resolve().parents[1]))
+# A checkout works without being installed, from any folder; the tools of an installed package,
+# which stand in pvt_mm/.mim, find that package by themselves.
+_root = Path(__file__).resolve().parents[1]
+if (_root / "pvt_mm" / "__init__.py").is_file():
+    sys.path.insert(0, str(_root))
 # Read when torch is loaded: where other programs use the cores too, OpenMP's waiting threads would
 # burn the very time that they wait for, and training would be several times slower.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")

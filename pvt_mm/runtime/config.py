@@ -19,6 +19,7 @@ __all__ = [
     "add_common_arguments",
     "check_options",
     "drop_pretrained",
+    "is_classification",
     "is_segmentation",
     "load_config",
     "log",
@@ -30,7 +31,8 @@ TYPO_RATIO = 0.82
 # Keys that mm's tools and Runner read from the config though Runner's signature lacks them.
 EXTRA_KEYS = {"find_unused_parameters", "sync_bn", "compile", "runner_type", "model_wrapper_cfg"}
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
-CHECKOUT_CONFIGS = Path(__file__).resolve().parents[2] / "configs"
+# In a checkout a link to configs/, in a wheel a copy.
+CHECKOUT_CONFIGS = (Path(__file__).resolve().parents[1] / ".mim" / "configs").resolve()
 
 
 class OptionAction(DictAction):
@@ -184,6 +186,11 @@ def walk(node: Any, path: str = "") -> Iterator[tuple[str, ConfigDict]]:
 def is_segmentation(cfg: Config) -> bool:
     """Whether this is a semantic segmentation config (mmseg's), not a detection config."""
     return cfg.get("default_scope") == "mmseg"
+
+
+def is_classification(cfg: Config) -> bool:
+    """Whether this is a classification config, not a detection or segmentation config."""
+    return str(cfg.model.get("type")).endswith("Classifier")
 
 
 def drop_pretrained(model: ConfigDict, reason: str) -> None:

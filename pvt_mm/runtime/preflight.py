@@ -9,6 +9,7 @@ from mmengine.runner import CheckpointLoader, find_latest_checkpoint
 
 from .config import walk
 from .data_checks import check_data
+from .demo_data import make_absent_demo_data
 from .distributed import check_device
 from .errors import UserError
 
@@ -27,6 +28,7 @@ def check_train(cfg: Config) -> None:
     if cfg.get("load_from"):
         check_checkpoint(cfg.load_from, "--resume" if cfg.get("resume") else "load_from")
     splits = ("train", "val") if cfg.get("val_cfg") is not None else ("train",)
+    make_absent_demo_data(cfg, splits)
     check_data(cfg, splits, read_annotations=_is_first_here())
     _load_pretrained(cfg)
 
@@ -43,6 +45,7 @@ def check_test(cfg: Config) -> None:
     check_checkpoint(cfg.load_from, "checkpoint")
     if cfg.get("test_dataloader") is None:
         raise UserError("the config has no test_dataloader")
+    make_absent_demo_data(cfg, ("test",))
     check_data(cfg, ("test",), read_annotations=_is_first_here())
 
 

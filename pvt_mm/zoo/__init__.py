@@ -1,0 +1,1 @@
+"""The published results, and the model index that is made of them."""

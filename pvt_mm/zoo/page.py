@@ -1,0 +1,100 @@
+"""The page that shows the model zoo to people."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from pvt_mm.backbones.archs import ARCHS
+
+from .families import FAMILIES
+from .index import GPUS, backbone_title, measured
+from .recipes import RECIPES, Recipe
+
+__all__ = ["zoo_page"]
+
+INTRO = """\
+<!-- Written by tools/make_model_index.py; change pvt_mm/zoo and run that instead. -->
+# Model zoo
+
+Results are as published, none of them is ours: by the authors of
+[PVT](https://arxiv.org/abs/2102.12122) and [PVT v2](https://arxiv.org/abs/2106.13797), or by
+MMDetection for its own implementation. Parameters and operations are measured with
+`tools/get_flops.py`, on this package's models.
+
+GFLOPs are 10^9 multiply-adds of one image: convolutions, linear layers and
+matrix products, both products of attention among them; norms, pooling and bilinear resizing, as
+mmengine counts them, add less than one percent. Two-stage detectors are counted with 1000
+proposals and 100 masks.
+
+## Backbones
+
+Without a classifier. "Kept" is what autograd holds of one image's float32 forward pass for the
+backward pass, without `with_cp`; parameters, gradients and the optimizer's state come on top of it.
+"""
+
+
+def zoo_page() -> str:
+    """Make the page.
+
+    Returns:
+        Markdown.
+    """
+    parts = [INTRO, _backbones()]
+    for name, family in FAMILIES.items():
+        recipes = [recipe for recipe in RECIPES.values() if recipe.family == name]
+        size = "x".join(map(str, family.shape))
+        parts.append(f"\n## {family.title}\n\n{_intro(recipes)} GFLOPs at {size}.\n")
+        parts.append(_recipes(recipes))
+    return "\n".join(parts)
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    lines = (head, ["---"] * len(head), *rows)
+    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+
+
+def _backbones() -> str:
+    table = measured()["backbones"]
+    sizes = list(next(iter(table.values()))["sizes"])
+    head = ["backbone", "weights", "ImageNet top-1", "params (M)"]
+    head += [f"GFLOPs {size}" for size in sizes] + [f"kept {size} (MiB)" for size in sizes]
+    rows = []
+    for name, arch in ARCHS.items():
+        costs = table[name]
+        row = [backbone_title(name), f"[`pvt://{name}`]({arch.url})", f"{arch.top1}"]
+        row.append(f"{costs['params'] / 1e6:.1f}")
+        row += [f"{costs['sizes'][size]['flops'] / 1e9:.1f}" for size in sizes]
+        row += [f"{costs['sizes'][size]['activation_bytes'] / 2**20:.0f}" for size in sizes]
+        rows.append(row)
+    return _table(head, rows)
+
+
+def _intro(recipes: list[Recipe]) -> str:
+    family = recipes[0].of
+    lengths = sorted({recipe.epochs for recipe in recipes})
+    length = (
+        f"{family.iterations} iterations"
+        if family.iterations
+        else " or ".join(map(str, lengths)) + " epochs"
+    )
+    return f"{family.dataset}, {length}, AdamW, {family.resources}."
+
+
+def _recipes(recipes: list[Recipe]) -> str:
+    metrics = [metric for _, metric in recipes[0].of.results]
+    by_mmdet = any(recipe.mmdet is not None for recipe in recipes)
+    head = ["config", "params (M)", "GFLOPs", "batch", "lr", "weight decay", *metrics]
+    if by_mmdet:
+        head += [f"{metrics[0]} of MMDetection", "memory of MMDetection (GB, V100)"]
+    rows = []
+    for recipe in recipes:
+        costs = measured()["recipes"][recipe.config]
+        row = [f"[`{recipe.config}`](../configs/{recipe.config}.py)"]
+        row += [f"{costs['params'] / 1e6:.1f}", f"{costs['flops'] / 1e9:.1f}"]
+        row += [f"{GPUS * recipe.images}", f"{recipe.lr:.3g}", f"{recipe.weight_decay:g}"]
+        row += [str(value) for value in recipe.results] or [""] * len(metrics)
+        if by_mmdet:
+            own = "" if recipe.mmdet is None else f"[{recipe.mmdet}]({recipe.trained_weights})"
+            row += [own, "" if recipe.mmdet_memory is None else str(recipe.mmdet_memory)]
+        rows.append(row)
+    return _table(head, rows)
