@@ -8,12 +8,13 @@ from typing import Any
 
 from mmengine.config import Config
 
-from .config import add_common_arguments, load_config
+from .config import add_common_arguments, is_classification, load_config
 from .distributed import prepare_distributed, set_local_rank
-from .errors import run_tool
+from .errors import UserError, run_tool
 from .matching import MatchingKeysHook
 from .outputs import PictureHook, check_display, save_predictions
 from .preflight import check_test
+from .speed import add_speed_arguments, prepare_speed
 from .train import build_runner
 from .tta import use_tta
 
@@ -30,6 +31,8 @@ def run_test(
     show_dir: str | os.PathLike | None = None,
     wait_time: float = 2.0,
     tta: bool = False,
+    channels_last: bool = False,
+    compile: bool = False,
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = "none",
 ) -> dict[str, float]:
@@ -44,6 +47,8 @@ def run_test(
         show_dir: Folder for pictures of all predictions.
         wait_time: How long a window stays open, in seconds.
         tta: Test-time augmentation.
+        channels_last: Keep the maps of neck and heads channels-last in memory.
+        compile: Compile the backbone.
         cfg_options: Changes of the config, by dotted key.
         launcher: One of none, pytorch, slurm, mpi.
 
@@ -56,6 +61,11 @@ def run_test(
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
     cfg.load_from, cfg.resume = str(checkpoint), False
+    if is_classification(cfg) and (show or show_dir is not None or tta):
+        raise UserError(
+            "--show, --show-dir and --tta are not for classifiers; tools/classify.py prints what "
+            "one makes of an image"
+        )
     if show:
         check_display()
     if out is not None:
@@ -65,6 +75,7 @@ def run_test(
         use_tta(cfg)
     prepare_distributed(cfg)
     runner = build_runner(cfg)
+    prepare_speed(runner, channels_last, compile)
     runner.register_hook(MatchingKeysHook(cfg.load_from))
     if show or show_dir is not None:
         folder = None if show_dir is None else Path(show_dir).absolute()
@@ -92,7 +103,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 for a mistake that stderr names in one line.
     """
-    parser = ArgumentParser(prog="test.py", description="Test a detector or a segmentor.")
+    parser = ArgumentParser(
+        prog="test.py", description="Test a detector, a segmentor or a classifier."
+    )
     parser.add_argument("config", help="config file")
     parser.add_argument("checkpoint", help="checkpoint of the whole model")
     parser.add_argument(
@@ -104,6 +117,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--wait-time", type=float, default=2, help="seconds that --show keeps a window open"
     )
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
+    add_speed_arguments(parser)
     add_common_arguments(parser)
     options = vars(parser.parse_args(argv))
     set_local_rank(options["launcher"], options.pop("local_rank"))

@@ -15,6 +15,7 @@ from .distributed import prepare_distributed, set_local_rank
 from .errors import UserError, run_tool
 from .matching import MatchingKeysHook
 from .preflight import check_train, latest_checkpoint
+from .speed import add_speed_arguments, prepare_speed
 
 __all__ = ["build_runner", "main", "run_train"]
 
@@ -26,10 +27,12 @@ def run_train(
     amp: bool = False,
     auto_scale_lr: bool = False,
     resume: str | None = None,
+    channels_last: bool = False,
+    compile: bool = False,
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = "none",
 ) -> Runner:
-    """Train a detector or a segmentor, after a check of what that needs.
+    """Train a detector, a segmentor or a classifier, after a check of what that needs.
 
     Args:
         config: The config file.
@@ -37,6 +40,8 @@ def run_train(
         amp: Train in mixed precision.
         auto_scale_lr: Scale the learning rate to the actual batch size.
         resume: A checkpoint to continue from, or 'auto' for the work directory's latest.
+        channels_last: Keep the maps of neck and heads channels-last in memory.
+        compile: Compile the backbone.
         cfg_options: Changes of the config, by dotted key.
         launcher: One of none, pytorch, slurm, mpi.
 
@@ -57,8 +62,9 @@ def run_train(
     prepare_distributed(cfg)
     runner = build_runner(cfg)
     prepare_amp(runner)
-    if cfg.get("resume"):
-        runner.register_hook(MatchingKeysHook(cfg.load_from))
+    prepare_speed(runner, channels_last, compile)
+    if cfg.get("load_from"):
+        runner.register_hook(MatchingKeysHook(cfg.load_from, partly=not cfg.get("resume")))
     runner.train()
     return runner
 
@@ -110,7 +116,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 for a mistake that stderr names in one line.
     """
-    parser = ArgumentParser(prog="train.py", description="Train a detector or a segmentor.")
+    parser = ArgumentParser(
+        prog="train.py", description="Train a detector, a segmentor or a classifier."
+    )
     parser.add_argument("config", help="config file")
     parser.add_argument("--amp", action="store_true", help="train in mixed precision")
     parser.add_argument(
@@ -125,6 +133,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="continue from this checkpoint; without FILE (or auto) from the work dir's latest",
     )
+    add_speed_arguments(parser)
     add_common_arguments(parser)
     options = vars(parser.parse_args(argv))
     set_local_rank(options["launcher"], options.pop("local_rank"))
