@@ -1,0 +1,242 @@
+"""The scripts of benchmarks/ on small inputs, and the tables that are made of their results."""
+
+import json
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+pytest.importorskip("mmdet")
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "benchmarks"))
+
+import cpu  # noqa: E402
+import gpu  # noqa: E402
+import gpu_checks  # noqa: E402
+import gpu_report  # noqa: E402
+import part_clock  # noqa: E402
+import render  # noqa: E402
+import scaling  # noqa: E402
+import whole_job  # noqa: E402
+
+from pvt_mm.runtime.benchmark import Case  # noqa: E402
+from pvt_mm.runtime.benchmark.cli import make_parser  # noqa: E402
+from pvt_mm.runtime.benchmark.roofline import Peak  # noqa: E402
+from pvt_mm.runtime.errors import UserError  # noqa: E402
+
+
+@pytest.mark.parametrize("part", cpu.PARTS)
+def test_every_part_of_the_cpu_benchmark_is_a_call_of_the_tool(part):
+    options = make_parser().parse_args(cpu.PARTS[part].split())
+    assert options.models == [part.rpartition("-")[2]]
+    assert options.train == part.startswith("train")
+    assert options.with_cp == ("with_cp" in part)
+    assert options.memory == 3 and "transformers" in options.against
+
+
+def test_cpu_benchmark_goes_on_where_it_was(tmp_path, monkeypatch, capfd):
+    monkeypatch.setattr(cpu, "PARTS", {"first": "pvt_v2_b0", "second": "pvt_v2_b9"})
+    out = tmp_path / "cpu.json"
+    extra = ["--shape", "32", "64", "--repeats", "1"]
+    with pytest.raises(UserError, match="second failed with exit code 2"):
+        cpu.measure(["first", "second"], extra, out, again=False)
+    first = json.loads(out.read_text())["parts"]
+    assert list(first) == ["first"]
+    assert first["first"]["command"].endswith("benchmark.py pvt_v2_b0 --shape 32 64 --repeats 1")
+
+    cpu.measure(["first"], extra, out, again=False)
+    assert json.loads(out.read_text())["parts"] == first, "nothing is measured twice"
+    assert "there already" in capfd.readouterr().out
+
+
+@pytest.mark.parametrize("exponent", [0.5, 1.0, 2.0])
+def test_slope_is_the_exponent_of_a_power_law(exponent):
+    pixels = [100, 400, 1600, 25600]
+    assert scaling.slope(pixels, [3 * x**exponent for x in pixels]) == pytest.approx(exponent)
+
+
+def test_scaling_counts_operations_and_draws(tmp_path):
+    out = tmp_path / "scaling.json"
+    command = ["--models", "pvt_v2_b0", "--sides", "64", "128", "--repeats", "1"]
+    assert scaling.main([*command, "--out", str(out)]) == 0
+    found = json.loads(out.read_text())["models"]["pvt_v2_b0"]
+    assert [len(each) for each in found["seconds"]] == [1, 1]
+    # Four times the pixels: four times all products but attention's, which grow 16 times.
+    assert 4 < found["macs"][1] / found["macs"][0] < 16
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_time_of_a_part_inside_another_is_counted_once():
+    now = [0.0]
+    clock = part_clock.PartClock(lambda: now[0])
+
+    class Work:
+        def inner(self):
+            now[0] += 5
+
+        def outer(self):
+            now[0] += 1
+            self.inner()
+            now[0] += 2
+            clock.switch("late")
+            now[0] += 10
+
+    work = Work()
+    clock.watch(work, "inner", "in")
+    clock.watch(work, "outer", "out")
+    clock.watch(work, "nothing like this", "never")
+    work.outer()
+    assert clock.seconds == {"out": 3, "in": 5, "late": 10}
+    clock.run("out", work.inner)
+    assert clock.seconds == {"out": 3, "in": 10, "late": 10}
+
+
+@pytest.fixture(scope="module")
+def small_coco(tmp_path_factory):
+    """A few synthetic images in COCO's layout."""
+    import shutil
+
+    from pvt_mm.datasets import DemoSpec, make_demo_data
+
+    made = tmp_path_factory.mktemp("coco") / "demo"
+    make_demo_data(made, DemoSpec(train=4, val=1, size=64))
+    coco = made.parent / "coco"
+    (coco / "annotations").mkdir(parents=True)
+    annotations = json.loads((made / "annotations" / "instances_training.json").read_text())
+    names = ("person", "bicycle", "car", "motorcycle", "airplane")
+    for category, name in zip(annotations["categories"], names, strict=True):
+        category["name"] = name
+    path = coco / "annotations" / "instances_train2017.json"
+    path.write_text(json.dumps(annotations))
+    shutil.copytree(made / "images" / "training", coco / "train2017")
+    return coco
+
+
+@pytest.mark.slow
+def test_whole_job_finds_where_the_time_goes(small_coco, tmp_path, monkeypatch, capsys):
+    load = whole_job.job_config
+
+    def small(*arguments):
+        cfg = load(*arguments)
+        for transform in cfg.train_dataloader.dataset.pipeline:
+            if transform.type == "Resize":
+                transform.scale = (96, 96)
+        return cfg
+
+    monkeypatch.setattr(whole_job, "job_config", small)
+    out = tmp_path / "whole.json"
+    command = [str(small_coco), "--jobs", "retinanet_pvt_v2_b0", "--batch", "1", "--rounds", "2"]
+    variants = ["--variants", "mmdet", "ours", "amp+fused+channels_last"]
+    assert whole_job.main([*command, *variants, "--out", str(out)]) == 0
+    found = json.loads(out.read_text())["jobs"]["retinanet_pvt_v2_b0"]["seconds"]
+    assert list(found) == variants[1:]
+    for name, parts in found.items():
+        assert {len(each) for each in parts.values()} == {2}
+        for part in set(whole_job.PARTS) - {"other"}:
+            assert min(parts[part]) > 0, (name, part)
+    shown = capsys.readouterr().out
+    assert "speed-up" in shown and "| 1.00 (1.00 to 1.00)" in shown
+
+
+def test_whole_job_wants_a_folder_of_coco(tmp_path, capsys):
+    assert whole_job.main([str(tmp_path)]) == 2
+    assert "give a folder in COCO's layout" in capsys.readouterr().err
+
+
+def test_relative_error_is_that_of_the_worst_tensor():
+    a, b = torch.tensor([3.0, 4.0]), torch.tensor([1.0, 0.0])
+    assert gpu_checks.relative_error([a, b], [a, b]) == 0
+    assert gpu_checks.relative_error([a, b * 1.5], [a, b]) == pytest.approx(0.5)
+
+
+class _Broken(nn.Module):
+    """A backbone that is wrong only where autocast is on."""
+
+    def __init__(self, module):
+        super().__init__()
+        self.module = module
+
+    def forward(self, image):
+        maps = self.module(image)
+        return [each * 1.3 for each in maps] if torch.is_autocast_enabled("cpu") else maps
+
+
+def _checks(**changes):
+    case = Case("pvt_v2_b0", (64, 96), 1, "backward")
+    return gpu_checks.check(case, ["eager"], ["float32", "bfloat16"], "eager", **changes)
+
+
+def test_checks_pass_and_find_what_is_wrong(monkeypatch):
+    assert [each["passed"] for each in _checks()] == [True, True, True]
+    build = gpu_checks.build_backbone
+
+    def broken(*arguments):
+        made = build(*arguments)
+        return Namespace(module=_Broken(made.module), detail="")
+
+    monkeypatch.setattr(gpu_checks, "build_backbone", broken)
+    assert [each["passed"] for each in _checks()] == [True, True, False]
+
+
+@pytest.mark.slow
+def test_gpu_script_runs_on_a_cpu_and_goes_on_where_it_was(tmp_path, capsys):
+    out = tmp_path / "gpu.json"
+    command = ["--device", "cpu", "--shape", "64", "96", "--models", "pvt_v2_b0"]
+    command += ["--contenders", "pvt_mm", "mmdet", "--batch", "1", "--repeats", "1"]
+    command += ["--dtypes", "bfloat16", "--modes", "inference", "backward"]
+    command += ["--executions", "eager", "compile", "graphs", "--backend", "eager"]
+    command += ["--peak-tflops", "0.1", "--peak-tbytes", "0.02", "--out", str(out)]
+    assert gpu.main(command) == 0
+    shown = capsys.readouterr().out
+    cells = json.loads(out.read_text())["cells"]
+    assert len(cells) == 6
+    for key, cell in cells.items():
+        for entry in cell["contenders"].values():
+            if key.endswith("graphs"):
+                assert entry["error"] and not entry["seconds"], "a CPU has no CUDA graphs"
+            else:
+                assert len(entry["seconds"]) == 1 and not entry["error"]
+    assert "FAILED" not in shown and shown.count(" passed ") == 3
+    # All cells are there: with no time left nothing is missing, and nothing changes.
+    assert gpu.main([*command, "--budget", "0.001", "--no-checks"]) == 0
+    assert json.loads(out.read_text())["cells"] == cells
+
+
+def test_shares_of_the_peak_are_worked_out_from_time():
+    from pvt_mm.backbones import ARCHS
+    from pvt_mm.runtime.benchmark.report import result_entry
+    from pvt_mm.runtime.benchmark.roofline import macs
+
+    case = Case("pvt_v2_b2", (224, 224), 2, "inference", "bfloat16")
+    count = 2 * 2 * macs(ARCHS["pvt_v2_b2"], (224, 224))
+    entries = {
+        "pvt_mm": result_entry([0.01], 1, [10**9]),
+        "mmdet": result_entry([0.03], 1, [4 * 10**9]),
+    }
+    peak = Peak(flops=count / 0.005, bandwidth=1e18)  # half of the time is arithmetic
+    cell = {"case": case.to_dict(), "contenders": entries}
+    ours, theirs = (
+        dict(zip(gpu_report.HEADER, row, strict=True))
+        for row in gpu_report.rows("key", cell, vars(peak))
+    )
+    assert ours["images/s"] == "200.0" and ours["of bf16 peak"] == ours["of floor"] == "50.0 %"
+    assert theirs["of bf16 peak"] == "16.7 %"
+    assert (theirs["x time"], theirs["x memory"]) == ("3.00", "0.25")
+
+
+def test_readme_holds_the_tables_of_the_committed_results():
+    assert render.main(["--check"]) == 0, "run `python benchmarks/render.py`"
+
+
+def test_a_block_without_results_says_so_and_an_unknown_one_is_refused(tmp_path):
+    text = "a\n<!-- cpu: begin -->\nold 1.23\n<!-- cpu: end -->\nb\n"
+    made = render.rendered(text, tmp_path)
+    assert "Not measured yet." in made and "old" not in made
+    assert made.startswith("a\n<!-- cpu: begin -->") and made.endswith("<!-- cpu: end -->\nb\n")
+    assert render.rendered(made, tmp_path) == made
+    with pytest.raises(ValueError, match="'tpu' is unknown"):
+        render.rendered(text.replace("cpu", "tpu"), tmp_path)

@@ -1,0 +1,10 @@
+"""Measure speed and memory beside other implementations; `--help` lists the options."""
+
+import sys
+
+import _checkout  # noqa: F401
+
+from pvt_mm.runtime.benchmark.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
