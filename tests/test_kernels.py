@@ -2,7 +2,6 @@ import os
 import subprocess
 import sys
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,7 +14,6 @@ from pvt_mm.kernels import dwconv_gelu, is_available
 ROOT = Path(__file__).resolve().parent.parent
 # By its name: the package's attribute of that name is the function.
 MODULE = import_module("pvt_mm.kernels.dwconv_gelu")
-needs_triton = pytest.mark.skipif(find_spec("triton") is None, reason="Triton is not installed")
 
 
 def run_python(*arguments, **environment):
@@ -26,51 +24,6 @@ def run_python(*arguments, **environment):
         capture_output=True,
         text=True,
     )
-
-
-@pytest.mark.slow
-@needs_triton
-def test_kernels_in_the_interpreter():
-    done = run_python(
-        "-m", "pytest", "-q", "-x", "tests/interpreted_kernels.py", TRITON_INTERPRET="1"
-    )
-    assert done.returncode == 0, done.stdout + done.stderr
-    assert "skipped" not in done.stdout and "18 passed" in done.stdout, done.stdout
-
-
-@needs_triton
-@pytest.mark.parametrize(("dtype", "capability"), [("bf16", 90), ("fp32", 80)])
-@pytest.mark.parametrize("name", ["conv_kernel", "grad_kernel"])
-def test_kernels_compile_for_gpus(name, dtype, capability, tmp_path, monkeypatch):
-    """The interpreter takes what the compiler refuses; the compiler needs no GPU."""
-    import triton
-    import triton.language as tl
-    from triton.backends.compiler import GPUTarget
-    from triton.compiler import ASTSource
-
-    from pvt_mm.kernels import launch, triton_dwconv
-
-    monkeypatch.setenv("TRITON_CACHE_DIR", str(tmp_path))
-    tile = launch.choose_tile(torch.empty(2, 200 * 336, 512, device="meta"), 200, 336)[0]
-    options = {key: tile.pop(key) for key in ("num_warps", "enable_fp_fusion")}
-    constants = {**tile, "GRAD": False, "ACC": tl.float32}
-    kernel = getattr(triton_dwconv, name)
-    float32 = {"weight_ptr", "bias_ptr", "sums_ptr"}
-    signature, aligned = {}, {}
-    for i, argument in enumerate(kernel.arg_names):
-        signature[argument] = "constexpr" if argument in constants else "i32"
-        if argument.endswith("_ptr"):
-            signature[argument] = "*fp32" if argument in float32 else f"*{dtype}"
-        if argument.endswith("_ptr") or argument == "channels":
-            aligned[(i,)] = [["tt.divisibility", 16]]
-    constants = {k: v for k, v in constants.items() if k in kernel.arg_names}
-    source = ASTSource(kernel, signature, constexprs=constants, attrs=aligned)
-    code = triton.compile(source, target=GPUTarget("cuda", capability, 32), options=options).asm
-    assert code["cubin"]
-    width = {"bf16": "v2", "fp32": "v4"}[dtype]  # four channels in one access
-    assert f"st.global.{width}.b32" in code["ptx"]
-    assert dtype != "bf16" or "cvt.rn.bf16" in code["ptx"]  # rounds to nearest
-    assert "ld.global.b16" not in code["ptx"] and "st.global.b16" not in code["ptx"]
 
 
 @pytest.mark.parametrize("shape", [(1, 1, 1, 3), (2, 5, 3, 8)])
@@ -180,13 +133,6 @@ def test_a_kernel_that_does_not_launch_is_named_once():
         assert not MODULE._launches(torch.device("cpu"), torch.float32)
     assert len(warned) == 1
     MODULE._launches.cache_clear()
-
-
-@needs_triton
-def test_triton_is_imported_late():
-    code = "import sys, torch; t = 'triton' in sys.modules; import pvt_mm.kernels;"
-    done = run_python("-c", code + "assert t or 'triton' not in sys.modules")
-    assert done.returncode == 0, done.stderr
 
 
 def test_benchmark_without_a_gpu():
