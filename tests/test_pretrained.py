@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 from collections import OrderedDict
+from dataclasses import replace
 from functools import partial
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,6 +21,7 @@ from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
 from pvt_mm import PVT, PVTv2
+from pvt_mm.backbones import archs
 from pvt_mm.backbones.archs import ARCHS
 from pvt_mm.checkpoints import (
     CheckpointError,
@@ -327,6 +329,21 @@ def test_hash_in_the_name_is_compared(small, server, cached, log):
         load_pretrained(PVT(SMALL), server.url("small-01234567.pth"))
     assert len(server.requests) == 3  # fetched twice
     load_pretrained(PVT(SMALL), server.url("small-01234567.pth"))  # who trusts it has it
+
+
+@pytest.mark.parametrize("known", ["right", "01234567"])
+def test_known_hash_of_a_release_is_compared(small, server, cached, log, monkeypatch, known):
+    content = Path(small[1]).read_bytes()
+    sha256 = hashlib.sha256(content).hexdigest() if known == "right" else known
+    server.files = {"pvt_v2_b0.pth": content}
+    monkeypatch.setattr(archs, "RELEASE_URL", server.url(""))
+    monkeypatch.setitem(ARCHS, "pvt_v2_b0", replace(ARCHS["pvt_v2_b0"], sha256=sha256))
+    if known == "right":
+        load_pretrained(PVT(SMALL), "pvt://pvt_v2_b0")
+        return
+    with pytest.raises(DownloadError, match="SHA-256 does not begin with 01234567"):
+        load_pretrained(PVT(SMALL), "pvt://pvt_v2_b0")
+    assert len(server.requests) == 2
 
 
 def test_loading_maps_the_file_and_copies_it(small, tmp_path, monkeypatch, log):

@@ -24,6 +24,8 @@ class Arch:
         mlp_ratios: Hidden channels of each stage's MLP, as a multiple of ``C``.
         sr_ratios: Side of the spatial-reduction window of each stage, in tokens.
         linear_sra: Whether the attention is linear SRA.
+        sha256: First digits of the release file's SHA-256, where they are known: a download that
+            has others is refused.
     """
 
     name: str
@@ -36,6 +38,7 @@ class Arch:
     mlp_ratios: tuple[float, ...] = (8, 8, 4, 4)
     sr_ratios: tuple[int, ...] = (8, 4, 2, 1)
     linear_sra: bool = False
+    sha256: str = ""
 
     @property
     def filename(self) -> str:

@@ -41,17 +41,20 @@ def load_url(
     map_location: Any = "cpu",
     cache_dir: str | os.PathLike | None = None,
     *,
+    sha256: str = "",
     mmap: bool = False,
 ) -> Any:
     """Load a checkpoint from the cache, downloading it first if need be.
 
-    A file that turns out to be damaged is fetched once more, and so is one whose name ends in the
-    first digits of its SHA-256, as OpenMMLab's and torchvision's do, if they are others.
+    A file that turns out to be damaged is fetched once more, and so is one that has another SHA-256
+    than is known of it: from the caller, or from its name, if that ends in the first digits, as
+    OpenMMLab's and torchvision's do.
 
     Args:
         url: ``http://`` or ``https://`` address of a checkpoint.
         map_location: As for :func:`safe_load`.
         cache_dir: Folder to keep the file in; ``checkpoints`` in torch's hub folder if None.
+        sha256: The first digits of the file's SHA-256, or all, if they are known.
         mmap: As for :func:`safe_load`.
 
     Raises:
@@ -59,17 +62,17 @@ def load_url(
         CheckpointError: If what came is no checkpoint.
     """
     target = cached_path(url, cache_dir)
+    sha256 = sha256 or _hash_in(target.name)
 
     def fetch() -> None:
         _download(url, target)
-        if not _has_its_hash(target):
+        if not sha256_of(target).startswith(sha256):
             print_log(f"{target} is not whole; downloading it again", "current", WARNING)
             _download(url, target)
-            if not _has_its_hash(target):
+            if not sha256_of(target).startswith(sha256):
                 raise DownloadError(
-                    f"{url} is not what its name says: its SHA-256 does not begin with "
-                    f"{_hash_in(target.name)}; the file is kept as {target}, use that if you "
-                    "trust it"
+                    f"{url} is not the file that it should be: its SHA-256 does not begin with "
+                    f"{sha256}; the file is kept as {target}, use that if you trust it"
                 )
 
     return load_or_fetch(target, url, fetch, map_location, mmap=mmap)
@@ -117,14 +120,9 @@ def load_or_fetch(
     return load()
 
 
-def _hash_in(name: str) -> str | None:
+def _hash_in(name: str) -> str:
     found = re.search(r"-([0-9a-f]{8,64})\.[a-z]+$", name)
-    return found[1] if found else None
-
-
-def _has_its_hash(path: Path) -> bool:
-    wanted = _hash_in(path.name)
-    return wanted is None or sha256_of(path).startswith(wanted)
+    return found[1] if found else ""
 
 
 def sha256_of(path: Path) -> str:

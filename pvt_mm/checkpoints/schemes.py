@@ -35,10 +35,9 @@ def load_from_pvt(filename: str, map_location: Any = None, *, mmap: bool = False
     """Load an official release by its alias, such as ``pvt://pvt_v2_b2``."""
     from ..backbones.archs import ARCHS
 
-    name = filename.removeprefix("pvt://")
-    url = _look_up(name, "pvt://", {arch.name: arch.url for arch in ARCHS.values()})
+    arch = _look_up(filename.removeprefix("pvt://"), "pvt://", ARCHS)
     try:
-        return load_url(url, map_location, mmap=mmap)
+        return load_url(arch.url, map_location, sha256=arch.sha256, mmap=mmap)
     except DownloadError as error:
         raise DownloadError(f"{error}; {FROM_SCRATCH}") from error
 
@@ -129,7 +128,7 @@ LOADERS = {
 _CAN_MAP = (load_from_local, load_from_http, load_from_pvt, load_from_timm, load_from_hf)
 
 
-def _look_up(name: str, scheme: str, urls: Mapping[str, str]) -> str:
+def _look_up(name: str, scheme: str, urls: Mapping[str, Any]) -> Any:
     if name in urls:
         return urls[name]
     close = get_close_matches(name, urls, n=1, cutoff=0.4)
