@@ -1,12 +1,13 @@
-"""The MLPs and what makes them lean: bands of rows, recomputed activations, linear layers."""
+"""What makes the blocks lean: bands of rows, recomputed activations, linear layers."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 
 from pvt_mm.backbones import bands
+from pvt_mm.backbones.attention import SpatialReductionAttention
 from pvt_mm.backbones.bands import cut_in_bands
-from pvt_mm.backbones.block import ConvMlp, Mlp
+from pvt_mm.backbones.block import Block, ConvMlp, Mlp
 from pvt_mm.backbones.linear import TokenLinear, linear
 
 MLPS = {
@@ -124,6 +125,14 @@ def test_dropout_works_on_a_large_map_too(version, monkeypatch):
     kept = torch.autograd.grad(out.sum(), mlp.fc2.bias)[0]
     torch.testing.assert_close(kept, 2 * (out != 0).float().sum((0, 1)))
     assert torch.equal(mlp.eval()(tokens, (32, 6)), mlp(tokens, (32, 6)))
+
+
+def test_autocast_keeps_the_sum_of_all_branches_in_float32():
+    block = Block(8, SpatialReductionAttention(8, 1), Mlp(8, 24)).eval()
+    tokens = torch.randn(1, 12, 8)
+    for mode in (torch.no_grad, torch.enable_grad):
+        with mode(), torch.autocast("cpu", torch.bfloat16):
+            assert block(tokens, (3, 4)).dtype == torch.float32
 
 
 @pytest.mark.parametrize("halo", [0, 1])

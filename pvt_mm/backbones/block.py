@@ -177,5 +177,12 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
         """Refine the tokens of an ``hw`` map."""
-        tokens = tokens + self.drop_path(self.attn(self.norm1(tokens), hw))
-        return tokens + self.drop_path(self.mlp(self.norm2(tokens), hw))
+        tokens = _add(tokens, self.drop_path(self.attn(self.norm1(tokens), hw)))
+        return _add(tokens, self.drop_path(self.mlp(self.norm2(tokens), hw)))
+
+
+def _add(tokens: Tensor, branch: Tensor) -> Tensor:
+    """Add a residual branch; without a gradient into the branch's own memory."""
+    if torch.is_grad_enabled() or branch.dtype != tokens.dtype:  # autocast keeps tokens in float32
+        return tokens + branch
+    return branch.add_(tokens)
