@@ -21,8 +21,8 @@ from pvt_mm.runtime.benchmark.report import SCHEMA, write_json
 from pvt_mm.runtime.errors import UserError, run_tool
 
 ALL = "mmdet,timm,transformers"
-INFERENCE = "--memory 3 --against"
-TRAINING = "--train --shape 512 512 --batch 2 --memory 3 --against"
+INFERENCE = "--memory 1 --against"
+TRAINING = "--train --shape 512 512 --batch 2 --memory 1 --against"
 PARTS = {
     "inference-pvt_small": f"pvt_small {INFERENCE} mmdet,transformers",
     "inference-pvt_v2_b0": f"pvt_v2_b0 {INFERENCE} {ALL}",

@@ -13,7 +13,7 @@ __all__ = ["Band", "cut_in_bands", "map_in_bands", "wants_bands"]
 # Hidden tokens of one image that are worth cutting, and what a band may hold, in bytes. Such a band
 # stays in a processor's cache, and the C library hands its memory out again without asking the
 # system for fresh pages, which for a whole map costs several times what a GELU does.
-BAND_BYTES = 12 * 2**20
+BAND_BYTES = 8 * 2**20
 
 
 class Band(NamedTuple):

@@ -85,14 +85,16 @@ class Mlp(nn.Module):
         )
 
     def _mix(self, tokens: Tensor, band: Band) -> Tensor:
-        hidden = self._activate(self.fc1(tokens), band, *self._activation_params())  # (B, N, E)
+        hidden = self.fc1(tokens)  # (B, N, E)
+        in_place = not torch.is_grad_enabled()
+        hidden = self._activate(hidden, band, *self._activation_params(), in_place=in_place)
         return self.drop(self.fc2(self.drop(hidden)))
 
     def _activation_params(self) -> tuple[Tensor, ...]:
         return ()
 
-    def _activate(self, hidden: Tensor, band: Band) -> Tensor:
-        return F.gelu(hidden)
+    def _activate(self, hidden: Tensor, band: Band, *, in_place: bool = False) -> Tensor:
+        return torch.ops.aten.gelu_(hidden) if in_place else F.gelu(hidden)
 
 
 class DepthwiseConv(nn.Module):
@@ -138,9 +140,11 @@ class ConvMlp(Mlp):
     def _activation_params(self) -> tuple[Tensor, ...]:
         return self.dwconv.dwconv.weight, self.dwconv.dwconv.bias
 
-    def _activate(self, hidden: Tensor, band: Band, weight: Tensor, bias: Tensor) -> Tensor:
+    def _activate(
+        self, hidden: Tensor, band: Band, weight: Tensor, bias: Tensor, *, in_place: bool = False
+    ) -> Tensor:
         if self.relu:
-            hidden = F.relu(hidden)
+            hidden = F.relu(hidden, inplace=in_place)
         if kernels.is_available(hidden):
             return kernels.dwconv_gelu(hidden, weight, bias, band.hw)
         maps = tokens_to_map(hidden, band.hw)
