@@ -35,7 +35,7 @@ def test_every_part_of_the_cpu_benchmark_is_a_call_of_the_tool(part):
     assert options.models == [part.rpartition("-")[2]]
     assert options.train == part.startswith("train")
     assert options.with_cp == ("with_cp" in part)
-    assert options.memory == 3 and "transformers" in options.against
+    assert options.memory >= 1 and "transformers" in options.against
 
 
 def test_cpu_benchmark_goes_on_where_it_was(tmp_path, monkeypatch, capfd):
