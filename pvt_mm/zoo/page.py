@@ -28,9 +28,9 @@ proposals and 100 masks.
 
 ## Backbones
 
-Without a classifier. "Kept" is what autograd holds of one image's float32 forward pass on a CPU for the
-backward pass, without `with_cp`; parameters, gradients and the optimizer's state come on top of it.
-GPUs keep more of large maps, which CPUs compute anew in bands.
+Without a classifier. "Kept" is what autograd holds of one image's float32 forward pass on a CPU for
+the backward pass, without `with_cp`; parameters, gradients and the optimizer's state come on top of
+it. GPUs keep more of large maps, which CPUs compute anew in bands.
 """
 
 
