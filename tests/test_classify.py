@@ -97,7 +97,7 @@ def test_every_release_is_recognised(name, tmp_path, monkeypatch):
         raise Stop
 
     where = "pvt_mm.runtime.classify."
-    monkeypatch.setattr(f"{where}CheckpointLoader.load_checkpoint", lambda *a, **k: state)
+    monkeypatch.setattr(f"{where}read_once", lambda weights: state)
     monkeypatch.setattr(f"{where}PVTClassifier", stop)
     with pytest.raises(Stop):
         load_classifier("release.pth")

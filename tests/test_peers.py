@@ -2,23 +2,24 @@
 
 import os
 import subprocess
-import sys
 from pathlib import Path
 
 import pytest
 
+from pvt_mm.runtime.benchmark.peers import peers_python
+
 ROOT = Path(__file__).resolve().parents[1]
-PEERS = Path(sys.prefix).with_name(f"{Path(sys.prefix).name}-peers")
+PYTHON = peers_python()
 FILES = sorted(path.name for path in (ROOT / "tests" / "peers").glob("test_*.py"))
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not (PEERS / "bin" / "python").exists(), reason=f"no {PEERS}: make peers")
+@pytest.mark.skipif(not PYTHON.exists(), reason=f"no {PYTHON}: make peers")
 @pytest.mark.parametrize("file", FILES)
 def test_beside_the_peers(file):
     env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     env.pop("PYTEST_ADDOPTS", None)
-    command = [str(PEERS / "bin" / "python"), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
+    command = [str(PYTHON), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
     done = subprocess.run(
         [*command, f"tests/peers/{file}"], cwd=ROOT, env=env, capture_output=True, text=True
     )

@@ -41,6 +41,12 @@ class Arch:
     sha256: str = ""
 
     @property
+    def config(self) -> dict[str, str]:
+        """The backbone in a config, as ``{"type": "pvt_mm.PVTv2", "arch": "b2"}``."""
+        kind, prefix = ("PVT", "pvt_") if self.version == 1 else ("PVTv2", "pvt_v2_")
+        return {"type": f"pvt_mm.{kind}", "arch": self.name.removeprefix(prefix)}
+
+    @property
     def filename(self) -> str:
         """File name of the official release."""
         return f"{self.name}.pth"

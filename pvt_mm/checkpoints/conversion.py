@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,6 +9,8 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from ..files import replacing
+from ..wording import some
 from .errors import CheckpointError
 from .key_mapping import locate, to_layout, to_ours, unwrap
 from .layouts import CLASSIFIER, LAYOUTS, Layout
@@ -78,7 +78,7 @@ def convert_state_dict(checkpoint: Any, family: str, backbone_only: bool = False
     if outside and family not in _WHOLE_MODELS:
         raise CheckpointError(
             f"no place in the layout {target.name} for {len(outside)} keys around the PVT: "
-            f"{_some(outside)}; --backbone-only leaves them out"
+            f"{some(outside, 20)}; --backbone-only leaves them out"
         )
     state, absent = to_layout(ours, target)
     prefix = "" if backbone_only else found.prefix
@@ -110,7 +110,7 @@ def _check_complete(ours: Mapping[str, Tensor], traits: Any) -> None:
         if key in found and found[key] != shape and not key.startswith("pos_embed")
     ]
     if faults:
-        raise CheckpointError(f"cannot be placed: {_some(faults)}")
+        raise CheckpointError(f"cannot be placed: {some(faults, 20)}")
 
 
 def _shapes(ours: Mapping[str, Tensor], traits: Any) -> dict[str, tuple[int, ...]]:
@@ -148,24 +148,17 @@ def save_checkpoint(state: dict[str, Tensor], path: Path, wrap: Mapping[str, Any
     # Parts of one storage, such as a mapped file, would drag all of it along.
     dense = torch.contiguous_format
     state = {key: value.detach().clone(memory_format=dense) for key, value in state.items()}
-    partial = None
     try:
-        handle, partial = tempfile.mkstemp(".partial", path.name + ".", path.parent)
-        os.close(handle)
-        if path.suffix == ".safetensors":
-            _save_safetensors(state, partial)
-        else:
-            torch.save(state if wrap is None else {**wrap, "state_dict": state}, partial)
-        os.chmod(partial, 0o644)  # mkstemp's files are private
-        os.replace(partial, path)
+        with replacing(path) as partial:
+            if path.suffix == ".safetensors":
+                _save_safetensors(state, partial)
+            else:
+                torch.save(state if wrap is None else {**wrap, "state_dict": state}, partial)
     except OSError as error:
         raise CheckpointError(f"{path} cannot be written: {error.strerror or error}") from error
-    finally:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
 
 
-def _save_safetensors(state: dict[str, Tensor], path: str) -> None:
+def _save_safetensors(state: dict[str, Tensor], path: Path) -> None:
     try:
         from safetensors.torch import save_file
     except ImportError:
@@ -173,9 +166,3 @@ def _save_safetensors(state: dict[str, Tensor], path: str) -> None:
             "safetensors is not installed: python -m pip install safetensors, or write a .pth file"
         ) from None
     save_file(state, path, metadata={"format": "pt"})  # which transformers insists on
-
-
-def _some(items: Any) -> str:
-    items = list(items)
-    more = f", ... {len(items)} in all" if len(items) > 20 else ""
-    return ", ".join(items[:20]) + more

@@ -6,7 +6,6 @@ import hashlib
 import os
 import re
 import sys
-import tempfile
 from collections.abc import Callable
 from http.client import HTTPException
 from logging import WARNING
@@ -18,6 +17,7 @@ from urllib.request import Request, urlopen
 import torch
 from mmengine.logging import print_log
 
+from ..files import replacing
 from ..version import __version__
 from .errors import DamagedCheckpointError, DownloadError
 from .safe_load import safe_load
@@ -66,7 +66,7 @@ def load_url(
 
     def fetch() -> None:
         _download(url, target)
-        if not sha256_of(target).startswith(sha256):
+        if sha256 and not sha256_of(target).startswith(sha256):
             print_log(f"{target} is not whole; downloading it again", "current", WARNING)
             _download(url, target)
             if not sha256_of(target).startswith(sha256):
@@ -137,25 +137,19 @@ def sha256_of(path: Path) -> str:
 def _download(url: str, target: Path) -> None:
     """Fetch a file so that ``target`` is either whole or as it was."""
     print_log(f"Downloading {url} to {target}", logger="current")
-    partial = None
+    request = Request(url, headers={"User-Agent": f"pvt_mm/{__version__}"})
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        handle, partial = tempfile.mkstemp(".partial", target.name + ".", target.parent)
-        request = Request(url, headers={"User-Agent": f"pvt_mm/{__version__}"})
-        with os.fdopen(handle, "wb") as file, urlopen(request, timeout=_TIMEOUT) as response:
-            expected = int(response.headers.get("Content-Length") or 0)
-            received = _copy(response.read, file.write, expected)
-        if expected and received != expected:
-            raise OSError(f"connection lost after {received} of {expected} bytes")
-        os.chmod(partial, 0o644)  # mkstemp's files are private, the cache may be shared
-        os.replace(partial, target)
+        with replacing(target) as partial:
+            with partial.open("wb") as file, urlopen(request, timeout=_TIMEOUT) as response:
+                expected = int(response.headers.get("Content-Length") or 0)
+                received = _copy(response.read, file.write, expected)
+            if expected and received != expected:
+                raise OSError(f"connection lost after {received} of {expected} bytes")
     except (OSError, HTTPException, ValueError) as error:
         raise DownloadError(
             f"cannot download {url} ({error}); fetch it by other means and save it as {target}"
         ) from error
-    finally:
-        if partial is not None:
-            Path(partial).unlink(missing_ok=True)
 
 
 def _copy(read: Callable[[int], bytes], write: Callable[[bytes], Any], expected: int) -> int:

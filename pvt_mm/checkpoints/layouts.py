@@ -58,11 +58,10 @@ _TIMM = _same(
         ("block{s}.{b}.mlp.dwconv.dwconv.{p}", "stages.{i}.blocks.{b}.mlp.dwconv.{p}"),
         *(
             (f"block{{s}}.{{b}}.{part}.{{p}}", f"stages.{{i}}.blocks.{{b}}.{part}.{{p}}")
-            for part in ("norm1", "norm2", "attn.q", "attn.kv", "attn.proj", "attn.sr")
-        ),
-        *(
-            (f"block{{s}}.{{b}}.{part}.{{p}}", f"stages.{{i}}.blocks.{{b}}.{part}.{{p}}")
-            for part in ("attn.norm", "mlp.fc1", "mlp.fc2")
+            for part in (
+                *("norm1", "norm2", "mlp.fc1", "mlp.fc2"),
+                *("attn.q", "attn.kv", "attn.proj", "attn.sr", "attn.norm"),
+            )
         ),
         ("norm{s}.{p}", "stages.{i}.norm.{p}"),
         ("head.{p}", "head.{p}"),

@@ -6,7 +6,7 @@ import math
 import re
 from collections.abc import Iterable
 from itertools import groupby
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from mmengine.logging import print_log
@@ -21,7 +21,14 @@ from .schemes import FROM_SCRATCH, read_once
 if TYPE_CHECKING:
     from ..backbones import PVT, PVTv2
 
-__all__ = ["adapt_state_dict", "load_pretrained", "summary"]
+__all__ = [
+    "adapt_state_dict",
+    "fill_pretrained",
+    "load_pretrained",
+    "not_finite",
+    "not_floating",
+    "summary",
+]
 
 _STAGE = re.compile(r"(?:patch_embed|pos_embed|block|norm)(\d)")
 _HEAD = ("head.weight", "head.bias")
@@ -49,7 +56,20 @@ def load_pretrained(
     except DownloadError as error:
         hint = "" if FROM_SCRATCH in str(error) else f"; {FROM_SCRATCH}"
         raise DownloadError(f"{error}{hint}") from error
+    fill_pretrained(module, loaded, checkpoint, prefix)
 
+
+def fill_pretrained(
+    module: PVT | PVTv2 | nn.Module, loaded: Any, source: str, prefix: str | None = None
+) -> None:
+    """Fill a module with what a checkpoint file holds; else as :func:`load_pretrained`.
+
+    Args:
+        module: Backbone or classifier.
+        loaded: What the file holds.
+        source: The file's name, for messages.
+        prefix: What the PVT's keys begin with in the file; found by itself if None.
+    """
     expected = module.state_dict()
     try:
         state, unused = map_classifier(loaded, prefix)
@@ -59,12 +79,12 @@ def load_pretrained(
         notes = _resize_pos_embeds(state, module) + _leave_other_head(state, expected)
         _check(state, expected, _name_of(module))
     except CheckpointError as error:
-        raise CheckpointError(f"{checkpoint}: {error}") from error
+        raise CheckpointError(f"{source}: {error}") from error
 
     # Copied into the parameters, not put in their place (assign=True): an optimizer, a wrapper or
     # tied weights may hold them already, and the file's type and device need not be theirs.
     module.load_state_dict(state, strict=False)  # _check was strict
-    message = f"{type(module).__name__}: loaded all {len(state)} tensors from {checkpoint}"
+    message = f"{type(module).__name__}: loaded all {len(state)} tensors from {source}"
     if unused or extra:
         message += f"; unused: {summary([*unused, *extra])}"
     print_log("; ".join([message, *notes]), logger="current")
@@ -162,21 +182,24 @@ def _check(state: dict[str, Tensor], expected: dict[str, Tensor], name: str) -> 
             if state[key].shape != expected[key].shape
         ),
     )
-    problems += _listing(
-        "not floating point",
-        (f"{key} {state[key].dtype}" for key in common if not state[key].is_floating_point()),
-    )
+    problems += _listing("not floating point", not_floating({key: state[key] for key in common}))
     if problems:
         looks = describe(state)
         same = traits_of(state) == traits_of(expected)
         hint = f" (the file {looks})" if looks and not same else ""
         raise CheckpointError(f"does not fit {name}{hint}: {'; '.join(problems)}")
-    if broken := _listing("values that are not finite", _not_finite(state)):
+    if broken := _listing("values that are not finite", not_finite(state)):
         raise CheckpointError(f"{broken[0]}; the training that wrote it has diverged")
 
 
-def _not_finite(state: dict[str, Tensor]) -> Iterable[str]:
-    return (key for key, value in state.items() if not torch.isfinite(value).all())
+def not_floating(state: dict[str, Tensor]) -> list[str]:
+    """Name the tensors that are no floating-point numbers, with their types."""
+    return [f"{k} {value.dtype}" for k, value in state.items() if not value.is_floating_point()]
+
+
+def not_finite(state: dict[str, Tensor]) -> list[str]:
+    """Name the tensors with NaN or infinity in them."""
+    return [key for key, value in state.items() if not torch.isfinite(value).all()]
 
 
 def _name_of(module: nn.Module) -> str:

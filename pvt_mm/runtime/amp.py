@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from mmengine.optim import AmpOptimWrapper, OptimWrapper
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 from .config import log
+from .models import map_tensors
 
 __all__ = ["CPUAmpOptimWrapper", "prepare_amp"]
 
@@ -73,14 +74,10 @@ def _float32_boxes(model: nn.Module) -> None:
         return
     for module in model.modules():
         if isinstance(module, BaseRoIExtractor):
-            module.register_forward_pre_hook(lambda module, args: _to_float32(args))
+            module.register_forward_pre_hook(lambda module, args: map_tensors(_widen, args))
         elif isinstance(module, (BaseDenseHead, BBoxHead)):
-            module.register_forward_hook(lambda module, args, outputs: _to_float32(outputs))
+            module.register_forward_hook(lambda module, args, outputs: map_tensors(_widen, outputs))
 
 
-def _to_float32(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.float() if value.dtype == torch.bfloat16 else value
-    if isinstance(value, (list, tuple)):
-        return type(value)(_to_float32(item) for item in value)
-    return value
+def _widen(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype == torch.bfloat16 else tensor

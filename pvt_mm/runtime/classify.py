@@ -7,10 +7,12 @@ from contextlib import redirect_stdout
 from typing import Any, NamedTuple
 
 import torch
-from mmengine.runner import CheckpointLoader
 
 from pvt_mm.backbones import ARCHS
-from pvt_mm.checkpoints import CheckpointError, load_pretrained, map_classifier, recognise_arch
+from pvt_mm.backbones.pvt import MIN_SIZE
+from pvt_mm.checkpoints import CheckpointError, map_classifier, recognise_arch
+from pvt_mm.checkpoints.pretrained import fill_pretrained
+from pvt_mm.checkpoints.schemes import read_once
 from pvt_mm.classification import PVTClassifier, imagenet_classes
 from pvt_mm.classification.transforms import CenterCrop, read_rgb, to_pixels
 
@@ -18,7 +20,6 @@ from .errors import UserError, run_tool
 
 __all__ = ["Guess", "classify", "load_classifier", "main"]
 
-MIN_SIZE = 32  # pixels: the last stage still has one token
 TOP = 5
 
 
@@ -50,7 +51,7 @@ def load_classifier(
     """
     if arch is not None and arch not in ARCHS:
         raise UserError(f"--arch {arch} is unknown; known are {', '.join(ARCHS)}")
-    checkpoint = CheckpointLoader.load_checkpoint(weights, map_location="cpu", logger="silent")
+    checkpoint = read_once(weights)
     try:
         state = map_classifier(checkpoint).state_dict
     except CheckpointError as error:
@@ -67,13 +68,9 @@ def load_classifier(
             "official releases do: it is a backbone's or a detector's checkpoint"
         )
     num_classes = state["head.weight"].shape[0]
-    names = _class_names(checkpoint, num_classes)
-    del checkpoint, state
-    family, size = ("PVTv2", "pvt_v2_") if ARCHS[arch].version == 2 else ("PVT", "pvt_")
-    backbone = {"type": f"pvt_mm.{family}", "arch": arch.removeprefix(size)}
-    model = PVTClassifier(backbone, num_classes)
-    load_pretrained(model, weights)
-    return model.to(device).eval(), names
+    model = PVTClassifier(ARCHS[arch].config, num_classes)
+    fill_pretrained(model, checkpoint, weights)
+    return model.to(device).eval(), _class_names(checkpoint, num_classes)
 
 
 def _class_names(checkpoint: Any, num_classes: int) -> tuple[str, ...]:

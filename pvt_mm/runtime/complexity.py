@@ -21,7 +21,6 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from pvt_mm.backbones import PVT, PVTv2
 from pvt_mm.backbones.archs import ARCHS
 
 MASKS = 100
@@ -64,18 +63,11 @@ def complexity(model: nn.Module, inputs: tuple[Tensor, ...]) -> Complexity:
     analyzer.set_op_handle("aten::scaled_dot_product_attention", _attention)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analyzer.tracer_warnings("none")
-    # Without gradients to keep, but not in inference mode: there the blocks work in bands, whose
-    # common rows are computed twice. What is counted is the architecture.
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     try:
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        with torch.enable_grad():
+        with torch.no_grad():
             modules = analyzer.by_module()
             operators = analyzer.by_operator()
     finally:
-        for parameter in trained:
-            parameter.requires_grad_(True)
         model.train(training)
     parts = {name: int(count) for name, count in modules.items() if name and "." not in name}
     return Complexity(
@@ -92,8 +84,7 @@ def build_arch(name: str) -> nn.Module:
     Args:
         name: A name in the table of architectures, such as ``pvt_v2_b2``.
     """
-    kind, prefix = (PVT, "pvt_") if ARCHS[name].version == 1 else (PVTv2, "pvt_v2_")
-    return kind(arch=name.removeprefix(prefix)).eval()
+    return MODELS.build(ARCHS[name].config).eval()
 
 
 def config_complexity(cfg: Config, shape: tuple[int, int]) -> Complexity:

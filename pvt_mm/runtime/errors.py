@@ -2,15 +2,14 @@
 
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 
 import torch
 
 from pvt_mm.checkpoints import CheckpointError
+from pvt_mm.wording import some
 
 __all__ = ["USER_ERROR_CODE", "UserError", "run_tool", "some"]
-
-SHOWN = 3
 
 USER_ERROR_CODE = 2
 
@@ -23,12 +22,6 @@ OUT_OF_MEMORY = (
 
 class UserError(Exception):
     """Something the user gave is wrong; the message says what, and how to mend it."""
-
-
-def some(names: Sequence) -> str:
-    """Write the first few names, and how many there are if that is not all."""
-    more = f", ... {len(names)} in all" if len(names) > SHOWN else ""
-    return ", ".join(str(name) for name in names[:SHOWN]) + more
 
 
 def run_tool(action: Callable[[], object]) -> int:

@@ -12,6 +12,7 @@ from typing import Any
 from prettytable import PrettyTable
 
 from pvt_mm.backbones.archs import ARCHS
+from pvt_mm.backbones.pvt import MIN_SIZE
 
 from .complexity import Complexity, activation_bytes, build_arch, complexity, config_complexity
 from .config import OptionAction, is_segmentation, load_config
@@ -22,7 +23,6 @@ __all__ = ["TABLE_SHAPES", "arch_name", "arch_table", "main", "measure"]
 # Height and width: ImageNet's, ADE20K's crop, COCO's usual one.
 TABLE_SHAPES = ((224, 224), (512, 512), (800, 1280))
 ARCH_SHAPE, SEGMENTATION_SHAPE, DETECTION_SHAPE = TABLE_SHAPES
-MIN_SIDE = 32
 
 
 def arch_name(name: str) -> str | None:
@@ -162,9 +162,9 @@ def _run(args) -> None:
 def _shape(values: list[int] | None) -> tuple[int, int] | None:
     if values is None:
         return None
-    if len(values) > 2 or min(values) < MIN_SIDE:
+    if len(values) > 2 or min(values) < MIN_SIZE:
         given = " ".join(map(str, values))
-        raise UserError(f"--shape {given}: expected one or two numbers, at least {MIN_SIDE}")
+        raise UserError(f"--shape {given}: expected one or two numbers, at least {MIN_SIZE}")
     return values[0], values[-1]
 
 

@@ -2,19 +2,18 @@
 
 from collections import OrderedDict
 
-import torch
 from mmengine.hooks import Hook
-from mmengine.model import BaseTTAModel, is_model_wrapper
 from mmengine.runner import Runner
 from torch import nn
 
 from pvt_mm import PVT, PVTv2
 from pvt_mm.checkpoints import CheckpointError, map_state_dict
 from pvt_mm.checkpoints.key_mapping import identify
-from pvt_mm.checkpoints.pretrained import adapt_state_dict, summary
+from pvt_mm.checkpoints.pretrained import adapt_state_dict, not_finite, not_floating, summary
 
 from .config import log
 from .errors import UserError, some
+from .models import innermost
 
 __all__ = ["MatchingKeysHook"]
 
@@ -39,7 +38,7 @@ class MatchingKeysHook(Hook):
 
     def after_load_checkpoint(self, runner: Runner, checkpoint: dict) -> None:
         """Load the parameters strictly."""
-        model = _innermost(runner.model)
+        model = innermost(runner.model)
         state = checkpoint.get("state_dict", checkpoint)
         if state and all(key.startswith("module.") for key in state):
             state = {key.removeprefix("module."): value for key, value in state.items()}
@@ -82,13 +81,12 @@ class MatchingKeysHook(Hook):
 
     def _check_values(self, state: dict, own: dict, hint: str) -> None:
         """Refuse what would be copied into the model's numbers without being any."""
-        numbers = [key for key in state if key in own and own[key].is_floating_point()]
-        faults = {
-            "not floating point": [
-                f"{key} {state[key].dtype}" for key in numbers if not state[key].is_floating_point()
-            ],
-            "not finite": [key for key in numbers if not torch.isfinite(state[key]).all()],
+        numbers = {
+            key: value
+            for key, value in state.items()
+            if key in own and own[key].is_floating_point()
         }
+        faults = {"not floating point": not_floating(numbers), "not finite": not_finite(numbers)}
         found = "; ".join(f"{title}: {some(keys)}" for title, keys in faults.items() if keys)
         if found:
             raise UserError(f"checkpoint {self.name}{hint} holds no usable weights: {found}")
@@ -121,12 +119,6 @@ def _adapted(model: nn.Module, state: dict) -> OrderedDict:
     for name, module in _pvts(model):
         adapt_state_dict(module, adapted, f"{name}." if name else "")
     return adapted
-
-
-def _innermost(model: nn.Module) -> nn.Module:
-    while is_model_wrapper(model) or isinstance(model, BaseTTAModel):
-        model = model.module
-    return model
 
 
 def _is_harmless(key: str) -> bool:

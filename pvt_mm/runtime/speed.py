@@ -4,12 +4,12 @@ from argparse import ArgumentParser
 from typing import Any
 
 import torch
-from mmengine.model import is_model_wrapper
 from mmengine.runner import Runner
-from torch import nn
+from torch import Tensor, nn
 
 from .config import log
 from .errors import UserError
+from .models import innermost, map_tensors
 
 __all__ = ["add_speed_arguments", "compile_backbone", "prepare_speed", "use_channels_last"]
 
@@ -39,9 +39,7 @@ def prepare_speed(runner: Runner, channels_last: bool = False, compile: bool = F
     Raises:
         UserError: If there is no backbone to compile.
     """
-    model = runner.model
-    while is_model_wrapper(model):
-        model = model.module
+    model = innermost(runner.model)
     if channels_last:
         use_channels_last(model)
     if compile:
@@ -63,15 +61,9 @@ def use_channels_last(model: nn.Module) -> None:
         return
     for module in model.modules():
         if isinstance(module, BaseRoIExtractor):
-            module.register_forward_pre_hook(lambda module, args: _contiguous(args))
-
-
-def _contiguous(value: Any) -> Any:
-    if isinstance(value, torch.Tensor):
-        return value.contiguous()
-    if isinstance(value, (list, tuple)):
-        return type(value)(_contiguous(item) for item in value)
-    return value
+            module.register_forward_pre_hook(
+                lambda module, args: map_tensors(Tensor.contiguous, args)
+            )
 
 
 def compile_backbone(model: nn.Module, **options: Any) -> None:

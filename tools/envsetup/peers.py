@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 
-from .steps import ROOT, conflicts, key_of
-from .venv import SetupError, Venv, say
+from .steps import ROOT, key_of, prove
+from .venv import Venv, say
 
 SHIM = "pvt_mm_torchvision_ops"
 IMPORTS = """
@@ -80,13 +79,4 @@ class PeersSetup:
         say("installing timm, transformers and torchvision for the tests")
         # pip itself comes from the main environment, whose packages it takes as installed.
         self.venv.pip("install", "--quiet", "--requirement", str(self.requirements))
-        python = str(self.venv.python)
-        run = {"env": self.venv.environ(), "capture_output": True, "text": True}
-        listed = subprocess.run([python, "-m", "pip", "check"], **run).stdout.splitlines()
-        found = conflicts(listed)
-        if found:
-            raise SetupError("the installed packages contradict each other:", *found)
-        done = subprocess.run([python, "-W", "ignore", "-c", IMPORTS], cwd=self.venv.root, **run)
-        if done.returncode:
-            last = done.stderr.strip().splitlines()[-1]
-            raise SetupError(f"{self.venv.root} is complete but does not import: {last}")
+        prove(self.venv, IMPORTS)

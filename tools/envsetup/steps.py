@@ -39,6 +39,20 @@ def conflicts(pip_check: list[str]) -> list[str]:
     return [s for s in named if not s.startswith("openmim ")]
 
 
+def prove(venv: Venv, imports: str) -> None:
+    """Prove that an environment's packages agree with each other and import together."""
+    python = str(venv.python)
+    run = {"env": venv.environ(), "capture_output": True, "text": True}
+    listed = subprocess.run([python, "-m", "pip", "check"], **run).stdout.splitlines()
+    found = conflicts(listed)
+    if found:
+        raise SetupError("the installed packages contradict each other:", *found)
+    done = subprocess.run([python, "-W", "ignore", "-c", imports], cwd=venv.root, **run)
+    if done.returncode:
+        last = done.stderr.strip().splitlines()[-1]
+        raise SetupError(f"{venv.root} is complete but does not import: {last}")
+
+
 class Setup:
     """Everything between an empty folder and an environment that trains.
 
@@ -168,16 +182,7 @@ class Setup:
     def verify(self) -> None:
         """Prove that the packages agree with each other and import together."""
         say("checking that everything imports together")
-        python = str(self.venv.python)
-        run = {"env": self.venv.environ(), "capture_output": True, "text": True}
-        listed = subprocess.run([python, "-m", "pip", "check"], **run).stdout.splitlines()
-        found = conflicts(listed)
-        if found:
-            raise SetupError("the installed packages contradict each other:", *found)
-        done = subprocess.run([python, "-W", "ignore", "-c", IMPORTS], cwd=self.venv.root, **run)
-        if done.returncode:
-            last = done.stderr.strip().splitlines()[-1]
-            raise SetupError(f"the environment is complete but does not import: {last}")
+        prove(self.venv, IMPORTS)
 
 
 def keep_interpreter(venv: Venv, arguments: list[str]) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from pvt_mm.backbones import ARCHS
+from pvt_mm.backbones.pvt import MIN_SIZE
 
 __all__ = ["DTYPES", "MODES", "Case"]
 
@@ -55,8 +56,10 @@ class Case:
             raise ValueError(f"dtype must be one of {', '.join(DTYPES)}, got {self.dtype!r}")
         if self.batch < 1:
             raise ValueError(f"batch must be at least 1, got {self.batch}")
-        if self.shape is not None and min(self.shape) < 32:
-            raise ValueError(f"shape must be at least 32x32 pixels, got {self.shape}")
+        if self.shape is not None and min(self.shape) < MIN_SIZE:
+            raise ValueError(
+                f"shape must be at least {MIN_SIZE}x{MIN_SIZE} pixels, got {self.shape}"
+            )
         if not self.is_config and self.model not in ARCHS:
             raise ValueError(
                 f"model {self.model!r} is neither a config (.py) nor one of {', '.join(ARCHS)}"

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
+from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, build_optim_wrapper
 from mmengine.registry import MODELS, init_default_scope
 from mmengine.structures import PixelData
@@ -22,7 +23,7 @@ from pvt_mm.runtime.config import drop_pretrained, is_segmentation, load_config,
 from pvt_mm.runtime.errors import UserError
 
 from .case import Case
-from .contenders import Unavailable
+from .contenders import Unavailable, mmdet_arguments
 from .steps import autocast
 from .workloads import Workload
 
@@ -58,8 +59,8 @@ def prepare_config(contender: str, case: Case) -> Workload:
         cfg.model.backbone = mmdet_backbone(cfg.model.backbone)
     elif case.with_cp:
         cfg.model.backbone.with_cp = True
-    _single_process(cfg)
-    model = MODELS.build(cfg.model).to(case.device)
+    _leave_amp_to_the_case(cfg)
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(case.device)
     model.init_weights()
     if case.dtype == "bfloat16":
         # What train.py does for --amp: boxes stay in float32, for which it wants a Runner.
@@ -111,12 +112,9 @@ def _copy(batch: dict[str, list]) -> dict[str, list]:
     }
 
 
-def _single_process(cfg: Config) -> None:
-    for _, node in walk(cfg.model):
-        if node.get("type") == "SyncBN":
-            node["type"] = "BN"
+def _leave_amp_to_the_case(cfg: Config) -> None:
     wrapper = cfg.optim_wrapper
-    if wrapper.get("type") == "AmpOptimWrapper":  # autocast is the case's business
+    if wrapper.get("type") == "AmpOptimWrapper":
         wrapper.type = "OptimWrapper"
         for key in ("loss_scale", "dtype"):
             wrapper.pop(key, None)
@@ -136,11 +134,7 @@ def mmdet_backbone(backbone: dict[str, Any]) -> dict[str, Any]:
         raise Unavailable("mmdet has no linear SRA")
     return {
         "type": "mmdet.PyramidVisionTransformer" + ("V2" if kind == "PVTv2" else ""),
-        "embed_dims": arch.embed_dims[0],
-        "num_layers": list(arch.depths),
-        "num_heads": list(arch.num_heads),
-        "mlp_ratios": list(arch.mlp_ratios),
-        "sr_ratios": list(arch.sr_ratios),
+        **mmdet_arguments(arch),
         "drop_path_rate": backbone.get("drop_path_rate", 0.0),
         "out_indices": backbone.get("out_indices", (0, 1, 2, 3)),
         "init_cfg": None,

@@ -9,13 +9,22 @@ from dataclasses import dataclass
 from importlib import import_module
 from importlib.util import find_spec
 from types import ModuleType
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from pvt_mm.backbones import ARCHS, PVT, Arch, PVTv2
+from pvt_mm.backbones import ARCHS, Arch
+from pvt_mm.registry import MODELS
 
-__all__ = ["CONTENDERS", "PEER_PACKAGES", "Contender", "Unavailable", "build_backbone"]
+__all__ = [
+    "CONTENDERS",
+    "PEER_PACKAGES",
+    "Contender",
+    "Unavailable",
+    "build_backbone",
+    "mmdet_arguments",
+]
 
 CONTENDERS = ("pvt_mm", "mmdet", "timm", "transformers")
 # Those that do not live in the environment that trains.
@@ -73,11 +82,20 @@ def _import(package: str, module: str) -> ModuleType:
 
 
 def _pvt_mm(arch: Arch, shape: tuple[int, int], with_cp: bool) -> Contender:
-    kind = PVT if arch.version == 1 else PVTv2
-    name = arch.name.removeprefix("pvt_v2_" if arch.version == 2 else "pvt_")
-    module = kind(name, with_cp=with_cp)
+    module = MODELS.build({**arch.config, "with_cp": with_cp})
     module.init_weights()
     return Contender(module, "with_cp" if with_cp else "")
+
+
+def mmdet_arguments(arch: Arch) -> dict[str, Any]:
+    """What MMDetection's own classes call an architecture's sizes."""
+    return {
+        "embed_dims": arch.embed_dims[0],
+        "num_layers": list(arch.depths),
+        "num_heads": list(arch.num_heads),
+        "mlp_ratios": list(arch.mlp_ratios),
+        "sr_ratios": list(arch.sr_ratios),
+    }
 
 
 def _mmdet(arch: Arch, shape: tuple[int, int], with_cp: bool) -> Contender:
@@ -85,14 +103,7 @@ def _mmdet(arch: Arch, shape: tuple[int, int], with_cp: bool) -> Contender:
         raise Unavailable("mmdet has no linear SRA")
     backbones = _import("mmdet", "mmdet.models.backbones.pvt")
     kind = "PyramidVisionTransformer" + ("V2" if arch.version == 2 else "")
-    module = getattr(backbones, kind)(
-        embed_dims=arch.embed_dims[0],
-        num_layers=list(arch.depths),
-        num_heads=list(arch.num_heads),
-        mlp_ratios=list(arch.mlp_ratios),
-        sr_ratios=list(arch.sr_ratios),
-        drop_path_rate=0.0,
-    )
+    module = getattr(backbones, kind)(drop_path_rate=0.0, **mmdet_arguments(arch))
     return Contender(module, "nn.MultiheadAttention")
 
 

@@ -8,6 +8,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pvt_mm.files import replacing
+
 from .statistics import ratio_of_medians, summarise
 
 __all__ = ["SCHEMA", "as_table", "case_rows", "machine_lines", "result_entry", "write_json"]
@@ -123,6 +125,5 @@ def write_json(path: str | os.PathLike, content: dict[str, Any]) -> None:
     """Write a report whole or not at all."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(json.dumps(content, indent=1) + "\n")
-    partial.replace(path)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")
