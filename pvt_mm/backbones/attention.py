@@ -80,15 +80,18 @@ class SpatialReductionAttention(nn.Module):
             )
         return self.norm(map_to_tokens(self.sr(tokens_to_map(tokens, hw))))
 
-    def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
-        """Attend from every token to the reduced tokens."""
+    def project(self, tokens: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
+        """Make the queries ``(B, h, N, d)``, and keys and values ``(B, h, M, d)``."""
         if hw[0] * hw[1] != tokens.shape[1]:
             raise ValueError(f"hw={tuple(hw)} does not match the {tokens.shape[1]} tokens given")
         heads = (self.num_heads, -1)
-        q = self.q(tokens).unflatten(2, heads).transpose(1, 2)  # (B, h, N, d)
+        q = self.q(tokens).unflatten(2, heads).transpose(1, 2)
         k, v = self.kv(self.reduce(tokens, hw)).chunk(2, dim=2)  # (B, M, C) each
-        k = k.unflatten(2, heads).transpose(1, 2)  # (B, h, M, d)
-        v = v.unflatten(2, heads).transpose(1, 2)
+        return q, k.unflatten(2, heads).transpose(1, 2), v.unflatten(2, heads).transpose(1, 2)
+
+    def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Attend from every token to the reduced tokens."""
+        q, k, v = self.project(tokens, hw)
         drop = self.attn_drop_rate if self.training else 0.0
         out = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)  # (B, h, N, d)
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))

@@ -1,0 +1,128 @@
+"""What the pipeline of a config feeds the model, as pictures."""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmengine.config import Config
+from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
+from mmengine.structures import BaseDataElement
+from mmengine.utils import track_iter_progress
+from mmengine.visualization import Visualizer
+from torch import Tensor
+
+from pvt_mm.runtime.config import OptionAction, is_classification, load_config
+from pvt_mm.runtime.data_checks import check_data
+from pvt_mm.runtime.demo_data import make_absent_demo_data
+from pvt_mm.runtime.errors import UserError, run_tool
+
+__all__ = ["browse_dataset", "main"]
+
+SPLITS = ("train", "val", "test")
+
+
+def browse_dataset(
+    config: str | os.PathLike,
+    out_dir: str | os.PathLike,
+    *,
+    split: str = "train",
+    count: int = 20,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> list[Path]:
+    """Draw samples as they leave the pipeline, with boxes, masks or label colours.
+
+    Args:
+        config: A detection or segmentation config.
+        out_dir: Where the pictures go: ``0000_NAME.png`` and so on.
+        split: One of train, val, test.
+        count: How many samples, from the first one on.
+        cfg_options: Changes of the config, by dotted key.
+
+    Returns:
+        The pictures.
+
+    Raises:
+        UserError: If the config has no such split, or its data are missing.
+    """
+    cfg = load_config(config, cfg_options)
+    if is_classification(cfg):
+        raise UserError("classification has no boxes or label maps to draw; look at the images")
+    loader = cfg.get(f"{split}_dataloader")
+    if loader is None:
+        raise UserError(f"the config has no {split}_dataloader")
+    make_absent_demo_data(cfg, (split,))
+    check_data(cfg, (split,))
+    init_default_scope(cfg.get("default_scope", "mmengine"))
+    dataset = DATASETS.build(loader.dataset)
+    visualizer = _visualizer(cfg, dataset.metainfo)
+    paths = []
+    for index in track_iter_progress(range(min(count, len(dataset)))):
+        item = dataset[index]
+        sample = item["data_samples"]
+        path = Path(out_dir, f"{index:04d}_{Path(sample.img_path).stem}.png")
+        visualizer.add_datasample(
+            path.stem,
+            _pixels(item["inputs"], cfg),
+            _drawable(sample),
+            draw_pred=False,
+            out_file=str(path),
+        )
+        paths.append(path)
+    return paths
+
+
+def _visualizer(cfg: Config, meta: Mapping[str, Any]) -> Visualizer:
+    settings = cfg.get("visualizer") or {"type": "Visualizer"}
+    # Pictures go to the folder only.
+    visualizer = VISUALIZERS.build({**settings, "vis_backends": [], "name": "browse"})
+    visualizer.dataset_meta = dict(meta)
+    return visualizer
+
+
+def _pixels(image: Any, cfg: Config) -> np.ndarray:
+    """The ``(3, h, w)`` image of a sample as the visualizer wants it: ``(h, w, 3)``, RGB."""
+    pixels = image.permute(1, 2, 0).numpy()
+    bgr = cfg.model.get("data_preprocessor", {}).get("bgr_to_rgb", True)
+    return np.ascontiguousarray(pixels[..., ::-1] if bgr else pixels)
+
+
+def _drawable(sample: BaseDataElement) -> BaseDataElement:
+    """Boxes as plain tensors, which is what mmdet's visualizer draws."""
+    instances = sample.get("gt_instances")
+    if instances is not None and not isinstance(instances.bboxes, Tensor):
+        instances.bboxes = instances.bboxes.tensor
+    return sample
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``tools/browse_dataset.py``.
+
+    Args:
+        argv: The command line without the program's name; ``sys.argv``'s by default.
+
+    Returns:
+        The exit code: 0, or 2 for a mistake that stderr names in one line.
+    """
+    parser = ArgumentParser(
+        prog="browse_dataset.py",
+        description="Draw what the pipeline of a config feeds the model.",
+    )
+    parser.add_argument("config", help="config file")
+    parser.add_argument("--out-dir", default="browse", help="folder of pictures; default browse")
+    parser.add_argument("--split", choices=SPLITS, default="train", help="which data; train")
+    parser.add_argument("--count", type=int, default=20, help="how many samples; 20")
+    parser.add_argument(
+        "--cfg-options", nargs="+", action=OptionAction, metavar="KEY=VALUE", help="as in train.py"
+    )
+    options = vars(parser.parse_args(argv))
+
+    def run() -> None:
+        paths = browse_dataset(**options)
+        print(f"\n{len(paths)} pictures are in {options['out_dir']}")
+
+    return run_tool(run)

@@ -1,0 +1,10 @@
+"""Draw what attention looks at; `--help` lists the options."""
+
+import sys
+
+import _checkout  # noqa: F401
+
+from pvt_mm.visualization.attention import main
+
+if __name__ == "__main__":
+    sys.exit(main())
