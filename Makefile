@@ -3,6 +3,7 @@
 
 VENV ?= .venv
 PYTHON ?= python3
+JOBS ?= 2
 
 # tools/setup_env.py remembers what is done, so it may run before every target. An environment that
 # exists keeps its interpreter, unless PYTHON is given.
@@ -30,7 +31,7 @@ demo: setup ## train, test and draw a small detector on synthetic images
 	@$(BIN)/python tools/demo.py
 
 test: peers ## run the test suite; ARGS="-k attention" is handed to pytest
-	@$(BIN)/python -m pytest $(ARGS)
+	@$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
 
 lint: setup-dev ## check style and format with ruff
 	@$(BIN)/ruff check .
