@@ -1,6 +1,8 @@
 """Reading checkpoints: what mmengine saves arrives whole, and nothing is ever executed."""
 
 import argparse
+import hashlib
+import io
 import json
 import sys
 import zipfile
@@ -19,6 +21,7 @@ from pvt_mm.checkpoints import (
     CheckpointError,
     DamagedCheckpointError,
     RefusedCheckpointError,
+    download,
     safe_load,
 )
 
@@ -195,12 +198,12 @@ def test_statistics_of_the_file_are_ignored(tmp_path, any_torch):
 
 
 def test_allow_list_is_scoped(tmp_path):
-    before = torch.serialization.get_safe_globals()
+    before = set(torch.serialization.get_safe_globals())
     torch.save(history([1.0]), tmp_path / "a.pth")
     safe_load(tmp_path / "a.pth")
     with pytest.raises(CheckpointError):
         safe_load(as_zip(tmp_path / "b.pth", dumps(Call(eval, "1"))))
-    assert torch.serialization.get_safe_globals() == before
+    assert set(torch.serialization.get_safe_globals()) == before
     with pytest.raises(Exception, match="getattr|HistoryBuffer"):
         torch.load(tmp_path / "a.pth", weights_only=True)
 
@@ -237,6 +240,7 @@ def test_weights_only_is_never_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "load", spy)
     torch.save(training_checkpoint(), tmp_path / "a.pth")
     safe_load(tmp_path / "a.pth")
+    monkeypatch.setattr(READER, "_check", lambda *args: None)  # which refuses all of them before
     for name, pickled in PICKLES.items():
         with pytest.raises(CheckpointError):
             safe_load(as_zip(tmp_path / f"{name}.pth", pickled(tmp_path / "canary")))
@@ -388,3 +392,47 @@ def test_runner_resumes_what_it_saved(tmp_path, any_torch):
     whole.train()
     for key, value in whole.model.state_dict().items():
         assert torch.equal(second.model.state_dict()[key], value), key
+
+
+def test_links_in_the_cache_are_neither_written_through_nor_trusted(tmp_path, monkeypatch):
+    """A symbolic link whose file has another SHA-256 is replaced; hard links lose nothing."""
+    good, other, cache = tmp_path / "good.pth", tmp_path / "other.pth", tmp_path / "cache"
+    torch.save({"a": torch.ones(2)}, good)
+    torch.save({"a": torch.zeros(2)}, other)
+    before = other.read_bytes()
+    sha256 = hashlib.sha256(good.read_bytes()).hexdigest()
+    cache.mkdir()
+    (cache / "a.pth").symlink_to(other)
+    monkeypatch.setattr(download, "urlopen", lambda *_, **__: Response(good.read_bytes()))
+    url = "https://host/a.pth"
+    assert download.load_url(url, cache_dir=cache, sha256=sha256)["a"].tolist() == [1, 1]
+    assert not (cache / "a.pth").is_symlink()
+    (cache / "a.pth").unlink()
+    (cache / "a.pth").write_bytes(b"damaged")
+    (tmp_path / "hard").hardlink_to(cache / "a.pth")
+    assert download.load_url(url, cache_dir=cache, sha256=sha256)["a"].tolist() == [1, 1]
+    assert (tmp_path / "hard").read_bytes() == b"damaged"
+    (cache / "b.pth").symlink_to(tmp_path / "nothing")
+    assert download.load_url("https://host/b.pth", cache_dir=cache)["a"].tolist() == [1, 1]
+    assert other.read_bytes() == before and not (tmp_path / "nothing").exists()
+
+
+class Response(io.BytesIO):
+    """What urlopen returns."""
+
+    headers: dict = {}
+
+
+@pytest.mark.parametrize("mmap", [False, True])
+def test_file_that_is_replaced_while_it_is_read(tmp_path, monkeypatch, mmap):
+    path, hostile = tmp_path / "a.pth", as_zip(tmp_path / "b.pth", dumps({"a": "other"}))
+    torch.save({"a": torch.ones(2)}, path)
+    check = READER._check
+
+    def check_and_replace(*args):
+        check(*args)
+        hostile.replace(path)
+
+    monkeypatch.setattr(READER, "_check", check_and_replace)
+    assert safe_load(path, mmap=mmap)["a"].tolist() == [1, 1]
+    assert not hostile.exists()

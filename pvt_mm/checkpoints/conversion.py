@@ -27,7 +27,7 @@ _WHOLE_MODELS = ("pvt_mm", "mmdet")
 class Conversion(NamedTuple):
     """What a checkpoint was, and what became of it.
 
-    Args:
+    Attributes:
         state_dict: The tensors under the wanted names.
         source: Layout of the checkpoint.
         target: Layout of the result.
@@ -100,7 +100,10 @@ def _target(family: str, version: int) -> Layout:
 
 def _check_complete(ours: Mapping[str, Tensor], traits: Any) -> None:
     """Compare with a backbone of the architecture that the tensors show."""
-    expected = _shapes(ours, traits)
+    try:
+        expected = _shapes(ours, traits)
+    except (ArithmeticError, IndexError, TypeError, ValueError) as error:
+        raise CheckpointError(f"holds tensors of shapes that no PVT has: {error}") from error
     found = {key: tuple(value.shape) for key, value in ours.items() if key not in CLASSIFIER}
     faults = [f"missing {key}" for key in expected if key not in found]
     faults += [f"unknown {key}" for key in found if key not in expected]
@@ -129,8 +132,11 @@ def _shapes(ours: Mapping[str, Tensor], traits: Any) -> dict[str, tuple[int, ...
     kind: type[nn.Module] = PVT
     if traits.version == 2:
         kind, arch["linear_sra"] = PVTv2, traits.linear_sra
-    with torch.device("meta"):
-        backbone = kind(arch, **options)
+    try:
+        with torch.device("meta"):
+            backbone = kind(arch, **options)
+    except ValueError as error:
+        raise CheckpointError(f"holds no PVT that can be built: {error}") from error
     return {key: tuple(value.shape) for key, value in backbone.state_dict().items()}
 
 

@@ -7,7 +7,7 @@ import os
 import re
 import sys
 from collections.abc import Callable
-from http.client import HTTPException
+from http.client import HTTPException, InvalidURL
 from logging import WARNING
 from pathlib import Path
 from typing import Any
@@ -21,6 +21,7 @@ from ..files import replacing
 from ..version import __version__
 from .errors import DamagedCheckpointError, DownloadError
 from .safe_load import safe_load
+from .wording import printable, public
 
 __all__ = ["cached_path", "load_or_fetch", "load_url", "sha256_of"]
 
@@ -30,9 +31,12 @@ _CHUNK = 1 << 20
 
 def cached_path(url: str, cache_dir: str | os.PathLike | None = None) -> Path:
     """Say where the file of ``url`` is kept, there or not."""
-    name = os.path.basename(unquote(urlparse(url).path))
+    try:
+        name = os.path.basename(unquote(urlparse(url).path))
+    except ValueError as error:
+        raise DownloadError(f"{public(url)} is no URL: {error}") from None
     if name in ("", ".", ".."):
-        raise DownloadError(f"{url} names no file: give the URL of the checkpoint itself")
+        raise DownloadError(f"{public(url)} names no file: give the URL of the checkpoint itself")
     return Path(cache_dir or os.path.join(torch.hub.get_dir(), "checkpoints"), name)
 
 
@@ -71,15 +75,26 @@ def load_url(
             _download(url, target)
             if not sha256_of(target).startswith(sha256):
                 raise DownloadError(
-                    f"{url} is not the file that it should be: its SHA-256 does not begin with "
-                    f"{sha256}; the file is kept as {target}, use that if you trust it"
+                    f"{public(url)} is not the file that it should be: its SHA-256 does not begin "
+                    f"with {sha256}; the file is kept as {target}, use that if you trust it"
                 )
 
-    return load_or_fetch(target, url, fetch, map_location, mmap=mmap)
+    def is_known() -> bool:
+        """What the cache links to was not compared when it came."""
+        linked = bool(sha256) and target.is_symlink()
+        return not linked or sha256_of(target).startswith(sha256)
+
+    return load_or_fetch(target, public(url), fetch, map_location, mmap=mmap, is_known=is_known)
 
 
 def load_or_fetch(
-    target: Path, source: str, fetch: Callable[[], None], map_location: Any, *, mmap: bool = False
+    target: Path,
+    source: str,
+    fetch: Callable[[], None],
+    map_location: Any,
+    *,
+    mmap: bool = False,
+    is_known: Callable[[], bool] = lambda: True,
 ) -> Any:
     """Load a file that is fetched if it is absent, and once more if it is damaged.
 
@@ -91,11 +106,12 @@ def load_or_fetch(
         fetch: Puts it there, whatever is there before.
         map_location: As for :func:`safe_load`.
         mmap: As for :func:`safe_load`.
+        is_known: Whether the file that is there may be used.
     """
     from mmengine.dist import barrier, get_dist_info
 
     def load() -> Any:
-        was_cached = target.is_file()
+        was_cached = target.is_file() and is_known()
         if not was_cached:
             fetch()
         try:
@@ -136,7 +152,7 @@ def sha256_of(path: Path) -> str:
 
 def _download(url: str, target: Path) -> None:
     """Fetch a file so that ``target`` is either whole or as it was."""
-    print_log(f"Downloading {url} to {target}", logger="current")
+    print_log(f"Downloading {public(url)} to {target}", logger="current")
     request = Request(url, headers={"User-Agent": f"pvt_mm/{__version__}"})
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -147,9 +163,12 @@ def _download(url: str, target: Path) -> None:
             if expected and received != expected:
                 raise OSError(f"connection lost after {received} of {expected} bytes")
     except (OSError, HTTPException, ValueError) as error:
+        # Such an error quotes parts of the URL, or of the proxy's, where passwords may stand.
+        reason = "malformed URL or proxy" if isinstance(error, InvalidURL) else printable(error)
         raise DownloadError(
-            f"cannot download {url} ({error}); fetch it by other means and save it as {target}"
-        ) from error
+            f"cannot download {public(url)} ({reason}); fetch it by other means and save it as "
+            f"{target}"
+        ) from None
 
 
 def _copy(read: Callable[[int], bytes], write: Callable[[bytes], Any], expected: int) -> int:

@@ -2,6 +2,8 @@
 
 __all__ = ["CheckpointError", "DamagedCheckpointError", "DownloadError", "RefusedCheckpointError"]
 
+FETCH_AGAIN = "delete it and fetch it again"
+
 
 class CheckpointError(RuntimeError):
     """A checkpoint cannot be used; the message says which, why and what to do."""

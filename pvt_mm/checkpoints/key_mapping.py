@@ -11,7 +11,7 @@ from torch import Tensor
 from .errors import CheckpointError
 from .layouts import CLASSIFIER, LAYOUTS, Layout
 from .recognise import describe, foreign_network, recognise_arch
-from .rules import convert
+from .rules import convert, tensor_at
 
 __all__ = [
     "Located",
@@ -41,7 +41,7 @@ class MappedState(NamedTuple):
 class Located(NamedTuple):
     """A PVT found in a state dict, still under its names.
 
-    Args:
+    Attributes:
         layout: Whose names they are.
         prefix: What stands before them in the file.
         inside: Its tensors, without the prefix.
@@ -98,13 +98,11 @@ def to_ours(found: Located) -> tuple[dict[str, Tensor], dict[str, list[str]]]:
     """
     inside = found.inside
     if found.layout.rules is None:
-        for key, value in inside.items():
-            if not isinstance(value, Tensor):
-                raise CheckpointError(f"{key} must be a tensor, found {type(value).__name__}")
-        return dict(inside), {key: [key] for key in inside}
+        state = {key: tensor_at(inside, key) for key in inside}
+        return state, {key: [key] for key in inside}
     state, sources, unknown = convert(inside, found.layout.rules, to_ours=True)
     # Left to the strict check, which lists them as unexpected.
-    state |= {key: inside[key] for key in unknown}
+    state |= {key: tensor_at(inside, key) for key in unknown}
     return state, sources | {key: [key] for key in unknown}
 
 

@@ -17,6 +17,7 @@ from .key_mapping import locate, map_classifier, to_ours
 from .layouts import CLASSIFIER
 from .recognise import describe, traits_of
 from .schemes import FROM_SCRATCH, read_once
+from .wording import public
 
 if TYPE_CHECKING:
     from ..backbones import PVT, PVTv2
@@ -79,12 +80,12 @@ def fill_pretrained(
         notes = _resize_pos_embeds(state, module) + _leave_other_head(state, expected)
         _check(state, expected, _name_of(module))
     except CheckpointError as error:
-        raise CheckpointError(f"{source}: {error}") from error
+        raise CheckpointError(f"{public(source)}: {error}") from error
 
     # Copied into the parameters, not put in their place (assign=True): an optimizer, a wrapper or
     # tied weights may hold them already, and the file's type and device need not be theirs.
     module.load_state_dict(state, strict=False)  # _check was strict
-    message = f"{type(module).__name__}: loaded all {len(state)} tensors from {source}"
+    message = f"{type(module).__name__}: loaded all {len(state)} tensors from {public(source)}"
     if unused or extra:
         message += f"; unused: {summary([*unused, *extra])}"
     print_log("; ".join([message, *notes]), logger="current")

@@ -19,7 +19,7 @@ import torch
 from .errors import RefusedCheckpointError
 from .stand_ins import ALLOWED, StandIn
 
-__all__ = ["Unpickler", "full_name", "known_globals", "load"]
+__all__ = ["Unpickler", "check_key", "full_name", "known_globals", "load"]
 
 _PYTHON_2 = {"__builtin__": "builtins", "copy_reg": "copyreg"}  # as protocol 2 still writes them
 _OPCODES = """
@@ -28,6 +28,17 @@ _OPCODES = """
     EMPTY_DICT SETITEM SETITEMS EMPTY_SET BINGET LONG_BINGET BINPUT LONG_BINPUT
     GLOBAL NEWOBJ REDUCE BUILD BINPERSID
 """.split()  # noqa: SIM905
+
+
+_KEYS = (str, bytes, float, bool, type(None), torch.dtype)
+_LARGEST_INT_KEY = 1 << 32
+
+
+def check_key(key: Any) -> None:
+    """Refuse keys of a dict or set that cannot be hashed safely or can be made to collide."""
+    for part in key if type(key) is tuple else (key,):
+        if type(part) not in _KEYS and not (type(part) is int and abs(part) <= _LARGEST_INT_KEY):
+            raise RefusedCheckpointError(f"a {type(part).__name__} as key")
 
 
 def _encode(text: str, encoding: str) -> bytes:
@@ -53,13 +64,15 @@ def known_globals() -> dict[str, Any]:
         "_codecs.encode": _encode,
         "torch.nn.parameter.Parameter": torch.nn.Parameter,
         "torch.Size": torch.Size,
-        "torch.Tensor": torch.Tensor,
         "torch.device": torch.device,
     }
-    for name in ("_rebuild_tensor", "_rebuild_tensor_v2", "_rebuild_parameter"):
-        known[f"torch._utils.{name}"] = getattr(torch._utils, name)
+    for name in ("tensor", "tensor_v2", "tensor_v3", "parameter"):
+        if hasattr(torch._utils, f"_rebuild_{name}"):  # v3 is younger than torch 2.1
+            known[f"torch._utils._rebuild_{name}"] = getattr(torch._utils, f"_rebuild_{name}")
     for name, value in vars(torch).items():
         is_storage = name.endswith("Storage") and isinstance(value, type)
+        if name == "TypedStorage":  # the base class
+            continue
         if is_storage or isinstance(value, torch.dtype):
             known[f"torch.{name}"] = value
     known["torch.storage.UntypedStorage"] = torch.UntypedStorage
@@ -75,6 +88,10 @@ class Unpickler(pickle._Unpickler):
         for code in (getattr(pickle, name)[0] for name in _OPCODES)
     }
 
+    def __init__(self, file: IO[bytes], **options: Any) -> None:
+        super().__init__(file, **options)
+        self.known = known_globals()
+
     def load(self) -> Any:
         """Read one object."""
         try:
@@ -85,9 +102,9 @@ class Unpickler(pickle._Unpickler):
     def find_class(self, module: str, name: str) -> Any:
         """Look a name up in the allow-list, importing nothing."""
         wanted = full_name(module, name)
-        if wanted not in known_globals():
+        if wanted not in self.known:
             raise RefusedCheckpointError(wanted)
-        return known_globals()[wanted]
+        return self.known[wanted]
 
     def _reduce(self) -> None:
         self._expect_known(self.stack[-2])
@@ -126,12 +143,15 @@ class Unpickler(pickle._Unpickler):
 
     def _setitem(self) -> None:
         self._expect_type(self.stack[-3], dict, OrderedDict, Counter)
+        check_key(self.stack[-2])
         super().load_setitem()
 
     dispatch[pickle.SETITEM[0]] = _setitem
 
     def _setitems(self) -> None:
         self._expect_type(self.metastack[-1][-1], dict, OrderedDict, Counter)
+        for key in self.stack[::2]:
+            check_key(key)
         super().load_setitems()
 
     dispatch[pickle.SETITEMS[0]] = _setitems
@@ -145,11 +165,10 @@ class Unpickler(pickle._Unpickler):
 
     dispatch[pickle.BINPERSID[0]] = _binpersid
 
-    @staticmethod
-    def _expect_known(function: Any) -> None:
+    def _expect_known(self, function: Any) -> None:
         # By identity, because what the file made may compare equal to anything. The storage types
         # are torch's own: its subclass of this reader makes them, and they cannot be called.
-        if not any(function is known for known in known_globals().values()):
+        if not any(function is known for known in self.known.values()) or not callable(function):
             raise RefusedCheckpointError(f"calling a {type(function).__name__}")
 
     @staticmethod

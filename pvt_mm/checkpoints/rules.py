@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .errors import CheckpointError
 
-__all__ = ["Converted", "Rule", "convert"]
+__all__ = ["Converted", "Rule", "convert", "tensor_at"]
 
 # What a template may hold: how it looks in a key, and which number it stands for.
 _PATTERNS = {
@@ -56,7 +56,7 @@ class Rule:
 class Converted(NamedTuple):
     """A state dict under other names, with what was left over.
 
-    Args:
+    Attributes:
         state_dict: The tensors under the wanted names.
         sources: For each of them the keys that it came from.
         unknown: Keys that no rule knows, as they were.
@@ -95,7 +95,7 @@ def convert(state: Mapping[str, Any], rules: Sequence[Rule], to_ours: bool) -> C
         if absent:
             raise CheckpointError(f"missing beside {members.popitem()[1]}: {', '.join(absent)}")
         keys = [members[i] for i in range(len(wanted))]
-        tensors = _transform(rule, [_tensor(state, key) for key in keys], to_ours, keys)
+        tensors = _transform(rule, [tensor_at(state, key) for key in keys], to_ours, keys)
         names = [name.format(**dict(fields)) for name in (rule.ours if to_ours else rule.theirs)]
         for name, tensor in zip(names, tensors, strict=True):
             if name in result:
@@ -132,7 +132,12 @@ def _complete(found: dict[str, str]) -> dict[str, str | int]:
     return fields
 
 
-def _tensor(state: Mapping[str, Any], key: str) -> Tensor:
+def tensor_at(state: Mapping[str, Any], key: str) -> Tensor:
+    """Look a tensor up.
+
+    Raises:
+        CheckpointError: If it is none.
+    """
     value = state[key]
     if not isinstance(value, Tensor):
         raise CheckpointError(f"{key} must be a tensor, found {type(value).__name__}")

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import pickletools
-import re
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,16 +15,17 @@ import torch
 from mmengine.utils import digit_version
 
 from . import restricted_pickle
-from .errors import CheckpointError, DamagedCheckpointError, RefusedCheckpointError
+from .dry_run import Bounded, check_legacy, check_record
+from .errors import FETCH_AGAIN, CheckpointError, DamagedCheckpointError, RefusedCheckpointError
+from .layout_of_file import layout_of, open_regular
 from .stand_ins import ALLOWED, resolve
+from .wording import printable
+from .zip_directory import record_sizes
 
 __all__ = ["safe_load"]
 
 # From 2.6 on weights_only=True can be told which names to allow, and what they stand for.
 _TORCH_TAKES_ALLOW_LIST = digit_version(torch.__version__) >= digit_version("2.6")
-_FETCH_AGAIN = "delete it and fetch it again"
-# What torch's reader says of a file that misuses names which are allowed as such.
-_FORBIDDEN = re.compile("unrecognized function|Can only |Only persistent_load|persistent_load id")
 _allow_list_lock = threading.Lock()
 
 
@@ -51,86 +51,51 @@ def safe_load(path: str | os.PathLike, map_location: Any = "cpu", *, mmap: bool 
     """
     path = Path(path).expanduser()
     map_location = "cpu" if map_location is None else map_location
-    with _open(path) as file:
-        layout = _recognise(path, file)
+    with open_regular(path) as file:
+        layout = layout_of(path, file)
+        # The file that was opened, whatever has taken its name by now.
+        same = f"/dev/fd/{file.fileno()}"
         if layout == "safetensors":
-            return _load_safetensors(path, map_location)
+            return _load_safetensors(path, same, map_location)
         try:
+            _check(file, layout)
             if mmap and layout == "zip" and _TORCH_TAKES_ALLOW_LIST and map_location == "cpu":
-                return resolve(_load_pickle(str(path), map_location, mmap=True))
+                return resolve(_load_pickle(same, map_location, mmap=True))
             return resolve(_load_pickle(file, map_location))
         except torch.cuda.OutOfMemoryError:
             raise
         except RefusedCheckpointError as error:
             raise _refusal(path, _unknown_globals(file, layout) or [str(error)]) from None
-        except Exception as error:  # whatever a damaged or hostile file makes the reader do
+        except Exception as error:  # whatever a damaged file makes the readers do
             if names := _unknown_globals(file, layout):
                 raise _refusal(path, names) from None
-            reason = _reason(error)
-            if _FORBIDDEN.search(reason):
-                raise _refusal(path, [reason]) from None
             raise DamagedCheckpointError(
-                f"{path} is damaged or no checkpoint ({reason}): {_FETCH_AGAIN}"
+                f"{path} is damaged or no checkpoint ({_reason(error)}): {FETCH_AGAIN}"
             ) from error
 
 
-def _open(path: Path) -> IO[bytes]:
-    if not path.exists():
-        raise CheckpointError(f"checkpoint {path} does not exist: check the path")
-    if path.is_dir():
-        raise CheckpointError(f"checkpoint {path} is a folder: name the .pth file in it")
-    try:
-        return path.open("rb")
-    except OSError as error:
-        raise CheckpointError(f"checkpoint {path} cannot be read: {error.strerror}") from None
-
-
-def _recognise(path: Path, file: IO[bytes]) -> str:
-    """Tell ``'zip'`` (torch >= 1.6), ``'pickle'`` (before) or ``'safetensors'`` by content."""
-    head = file.read(512)
-    file.seek(0)
-    if not head:
-        raise DamagedCheckpointError(f"{path} is empty (0 bytes): {_FETCH_AGAIN}")
-    if head[:4] == b"PK\x03\x04":
-        _check_zip(path)
-        return "zip"
-    if head[:1] == b"\x80" and head[1:2] <= b"\x05":
-        return "pickle"
-    if head[8:9] == b"{":
-        size = path.stat().st_size
-        if 8 + int.from_bytes(head[:8], "little") <= size:
-            return "safetensors"
-        raise DamagedCheckpointError(f"{path} is a truncated safetensors file: {_FETCH_AGAIN}")
-    if head.lstrip()[:1] == b"<":
-        what = "a web page, not a checkpoint: fetch the file itself, not the page that shows it"
-    elif head.startswith(b"version https://git-lfs"):
-        what = "a Git LFS pointer, not the file it points to: run git lfs pull"
-    elif head[257:262] == b"ustar":
-        what = "a tar archive, not a checkpoint: unpack it, or save it again with today's torch"
+def _check(file: IO[bytes], layout: str) -> None:
+    """Read the file without making anything of it."""
+    size = os.fstat(file.fileno()).st_size
+    if layout == "zip":
+        records = record_sizes(file)
+        file.seek(0)
+        reader = torch._C.PyTorchFileReader(file)
+        top = next(iter(records)).split("/")[0]
+        if records.keys() != {f"{top}/{name}" for name in reader.get_all_records()}:
+            raise RefusedCheckpointError("two directories")
+        inside = {name.removeprefix(f"{top}/"): length for name, length in records.items()}
+        check_record(BytesIO(reader.get_record("data.pkl")), size, inside, _of_user())
     else:
-        what = f"no checkpoint (it begins with {head[:8]!r}): name a file that torch.save wrote"
-    raise DamagedCheckpointError(f"{path} is {what}")
+        check_legacy(file, size, _of_user())
+    file.seek(0)
 
 
-def _check_zip(path: Path) -> None:
-    try:
-        records = _records(path)
-    except (RuntimeError, ValueError):  # ValueError: names of records that are no UTF-8
-        raise DamagedCheckpointError(f"{path} is truncated or damaged: {_FETCH_AGAIN}") from None
-    if "constants.pkl" in records:
-        # Must not reach torch < 2.6, which would run it.
-        raise RefusedCheckpointError(
-            f"{path} is refused: it is a TorchScript program; save the model's state_dict instead"
-        )
-    if "data.pkl" not in records:
-        raise DamagedCheckpointError(
-            f"{path} is a zip archive, but no checkpoint: name a file that torch.save wrote"
-        )
-
-
-def _records(path: Path) -> list[str]:
-    # torch's own zip reader: another one might see other files in the same archive.
-    return torch._C.PyTorchFileReader(str(path)).get_all_records()
+def _of_user() -> set[str]:
+    """Names that the user has allowed with ``torch.serialization.add_safe_globals``."""
+    if not _TORCH_TAKES_ALLOW_LIST:
+        return set()
+    return {_name_of(entry) for entry in torch.serialization.get_safe_globals()}
 
 
 def _load_pickle(file: IO[bytes] | str, map_location: Any, **options: bool) -> Any:
@@ -179,21 +144,22 @@ def _name_of(entry: Any) -> str:
 def _unknown_globals(file: IO[bytes], layout: str) -> list[str]:
     """Read, without executing, which names outside the allow-list the file uses."""
     try:
-        file.seek(0)
+        size = os.fstat(file.fileno()).st_size
         if layout == "zip":
-            reader = torch._C.PyTorchFileReader(file)
-            file = BytesIO(reader.get_record("data.pkl"))
-        names = _global_names(file)
+            record_sizes(file)  # before anything is unpacked
+            file.seek(0)
+            file = BytesIO(torch._C.PyTorchFileReader(file).get_record("data.pkl"))
+        file.seek(0)
+        names = _global_names(Bounded(file, size))
     except Exception:  # damaged beyond naming anything
         return []
-    return sorted(names - set(restricted_pickle.known_globals()))
+    return sorted(names - set(restricted_pickle.known_globals()) - _of_user())
 
 
-def _global_names(file: IO[bytes]) -> set[str]:
+def _global_names(file: Bounded) -> set[str]:
     names, strings = set(), []
     try:
-        while file.read(1):  # the old layout is a row of pickles, then the tensors' bytes
-            file.seek(-1, os.SEEK_CUR)
+        while True:  # the old layout is a row of pickles, then the tensors' bytes
             for opcode, argument, _ in pickletools.genops(file):
                 if opcode.name in ("GLOBAL", "INST"):
                     names.add(restricted_pickle.full_name(*argument.split(" ", 1)))
@@ -207,7 +173,7 @@ def _global_names(file: IO[bytes]) -> set[str]:
 
 
 def _refusal(path: Path, names: list[str]) -> RefusedCheckpointError:
-    shown = ", ".join(_printable(name) for name in names[:5])
+    shown = ", ".join(printable(name) for name in names[:5])
     shown += f" and {len(names) - 5} more" if len(names) > 5 else ""
     return RefusedCheckpointError(
         f"{path} is refused: it asks for {shown}, which no checkpoint needs; nothing of it was "
@@ -217,15 +183,10 @@ def _refusal(path: Path, names: list[str]) -> RefusedCheckpointError:
 
 def _reason(error: Exception) -> str:
     text = str(error).split("WeightsUnpickler error:")[-1].strip().split("\n")[0]
-    return f"{type(error).__name__}: {_printable(text)}" if text else type(error).__name__
+    return f"{type(error).__name__}: {printable(text)}" if text else type(error).__name__
 
 
-def _printable(text: str) -> str:
-    """Keep what the file says from breaking the line or steering the terminal."""
-    return "".join(char if char.isprintable() else " " for char in text[:150])
-
-
-def _load_safetensors(path: Path, map_location: Any) -> dict[str, torch.Tensor]:
+def _load_safetensors(path: Path, file: str, map_location: Any) -> dict[str, torch.Tensor]:
     try:
         from safetensors.torch import load_file
     except ImportError:
@@ -235,10 +196,10 @@ def _load_safetensors(path: Path, map_location: Any) -> dict[str, torch.Tensor]:
         ) from None
     device = map_location if isinstance(map_location, (str, torch.device)) else "cpu"
     try:
-        return load_file(path, device=str(device))
+        return load_file(file, device=str(device))
     except torch.cuda.OutOfMemoryError:
         raise
     except Exception as error:
         raise DamagedCheckpointError(
-            f"{path} is a damaged safetensors file ({_reason(error)}): {_FETCH_AGAIN}"
+            f"{path} is a damaged safetensors file ({_reason(error)}): {FETCH_AGAIN}"
         ) from error

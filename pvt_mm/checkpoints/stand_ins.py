@@ -21,7 +21,9 @@ from mmengine.logging import HistoryBuffer
 
 from .errors import RefusedCheckpointError
 
-__all__ = ["ALLOWED", "resolve"]
+__all__ = ["ALLOWED", "MAX_DIMS", "StandIn", "resolve"]
+
+MAX_DIMS = 64  # as many as numpy and torch know
 
 _STATISTICS = ("min", "max", "current", "mean")
 _PLAIN_DTYPE = re.compile(r"[<>=|]?(b1|[iu][1248]|f(2|4|8|16)|c(8|16|32)|[US]\d{1,6})")
@@ -120,10 +122,14 @@ def new_defaultdict(factory: Any = None) -> dict:
     return {}
 
 
+# What a defaultdict would call for new entries: a name that cannot be called.
+_FACTORY = object()
+
+
 def _from_bytes(shape: tuple, dtype: DType, raw: bytes, order: str) -> np.ndarray:
     if type(dtype) is not DType or type(raw) is not bytes:
         raise RefusedCheckpointError("a numpy array or number that is no plain data")
-    if len(raw) != math.prod(shape) * dtype.dtype.itemsize:
+    if len(shape) > MAX_DIMS or len(raw) != math.prod(shape) * dtype.dtype.itemsize:
         raise RefusedCheckpointError(f"a numpy array {shape!r:.80} with {len(raw)} bytes")
     return np.ndarray(shape, dtype.dtype, buffer=raw, order=order).copy(order)
 
@@ -139,10 +145,7 @@ ALLOWED: dict[str, Any] = {
     "numpy._core.multiarray.scalar": new_scalar,
     "collections.defaultdict": new_defaultdict,
     "builtins.bytes": empty_bytes,
-    "builtins.list": list,
-    "builtins.dict": dict,
-    "builtins.int": int,
-    "builtins.float": float,
+    **dict.fromkeys(("builtins.list", "builtins.dict", "builtins.int", "builtins.float"), _FACTORY),
     "argparse.Namespace": Namespace,
 }
 
