@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-__all__ = ["REQUIREMENTS", "Requirement", "check_stack"]
+__all__ = ["REQUIREMENTS", "Requirement", "check_stack", "version_of"]
 
 
 @dataclass(frozen=True)
@@ -50,14 +50,16 @@ REQUIREMENTS: tuple[Requirement, ...] = (
     Requirement(
         "mmcv",
         "mmcv",
-        ">=2.0.0rc4,<2.2",
+        ">=2.1,<2.2",
         "detection and segmentation",
         ("onedl-mmcv",),
         # mmcv's setup.py imports torch, which an isolated build does not see.
         "--no-build-isolation ",
     ),
-    Requirement("mmdet", "mmdet", ">=3.1,<3.4", "detection", ("onedl-mmdetection",)),
-    Requirement("mmseg", "mmsegmentation", ">=1.1,<1.3", "segmentation", ("onedl-mmsegmentation",)),
+    Requirement("mmdet", "mmdet", ">=3.2,<3.4", "detection", ("onedl-mmdetection",)),
+    Requirement(
+        "mmseg", "mmsegmentation", ">=1.2.1,<1.3", "segmentation", ("onedl-mmsegmentation",)
+    ),
 )
 _INDISPENSABLE = ("torch", "mmengine")
 
@@ -84,7 +86,7 @@ def find_problem(requirement: Requirement) -> str:
     """Say what is wrong with one package, or nothing (``''``)."""
     if find_spec(requirement.module) is None:
         return f"{requirement.module} is not installed"
-    found = _version_of(requirement.distribution)
+    found = version_of(requirement.distribution)
     if found is None:
         return ""  # a fork or a source tree on the path: its version says nothing to us
 
@@ -95,7 +97,8 @@ def find_problem(requirement: Requirement) -> str:
     return f"{requirement.module} {found} is out of range, {requirement.specifier} works"
 
 
-def _version_of(distribution: str) -> str | None:
+def version_of(distribution: str) -> str | None:
+    """The installed version of a distribution, or None."""
     try:
         return version(distribution)
     except PackageNotFoundError:

@@ -60,7 +60,7 @@ def test_good_stack_is_silent(installed):
 
 @pytest.mark.parametrize(
     ("distribution", "version"),
-    [("mmcv", "2.0.0rc4"), ("mmcv", "2.0.1"), ("mmdet", "3.1.0"), ("mmsegmentation", "1.1.0")],
+    [("torch", "2.1.0"), ("mmengine", "0.10.4"), ("mmdet", "3.2.0"), ("mmsegmentation", "1.2.1")],
 )
 def test_ends_of_the_ranges_are_in(installed, distribution, version):
     installed[distribution] = version
@@ -72,10 +72,10 @@ def test_ends_of_the_ranges_are_in(installed, distribution, version):
     [
         ("torch", "2.0.1", ["torch 2.0.1", ">=2.1"]),
         ("mmengine", "0.9.0", ["mmengine 0.9.0", ">=0.10.4,<1"]),
-        ("mmcv", "2.2.0", ["mmcv 2.2.0", ">=2.0.0rc4,<2.2", "--no-build-isolation"]),
-        ("mmcv", "1.7.0", ["mmcv 1.7.0"]),
-        ("mmdet", "2.28.0", ["mmdet 2.28.0", 'pip install "mmdet>=3.1,<3.4"']),
-        ("mmsegmentation", "1.3.0", ["mmseg 1.3.0", 'pip install "mmsegmentation>=1.1,<1.3"']),
+        ("mmcv", "2.2.0", ["mmcv 2.2.0", ">=2.1,<2.2", "--no-build-isolation"]),
+        ("mmcv", "2.0.1", ["mmcv 2.0.1"]),
+        ("mmdet", "3.1.0", ["mmdet 3.1.0", 'pip install "mmdet>=3.2,<3.4"']),
+        ("mmsegmentation", "1.2.0", ["mmseg 1.2.0", 'pip install "mmsegmentation>=1.2.1,<1.3"']),
     ],
 )
 def test_out_of_range_is_named(installed, distribution, version, says):
@@ -181,3 +181,15 @@ def test_package_surface():
     assert re.fullmatch(r"\d+\.\d+\.\d+", pvt_mm.__version__)
     with pytest.raises(AttributeError, match="no attribute 'PVTv3'"):
         pvt_mm.PVTv3  # noqa: B018
+
+
+def test_configs_of_a_forked_mmseg_are_found(monkeypatch):
+    pytest.importorskip("mmseg")
+    from mmengine.config.utils import MODULE2PACKAGE
+
+    from pvt_mm.runtime import config
+
+    monkeypatch.setitem(MODULE2PACKAGE, "mmseg", "no-such-distribution")  # which a fork leaves
+    monkeypatch.setattr(config, "version_of", lambda distribution: None)
+    cfg = config.load_config(ROOT / "configs" / "fpn_pvt_v2_b0_demo.py")
+    assert cfg.model.decode_head.type == "FPNHead"  # from mmseg's own file

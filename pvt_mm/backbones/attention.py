@@ -139,10 +139,11 @@ class LinearSpatialReductionAttention(SpatialReductionAttention):
             proj_drop_rate=proj_drop_rate,
         )
         self.pool_size = check_int("pool_size", pool_size, 1)
+        self.pool = nn.AdaptiveAvgPool2d(pool_size)
         self.sr = nn.Conv2d(embed_dims, embed_dims, kernel_size=1)
         self.norm = nn.LayerNorm(embed_dims)  # eps 1e-5, as released
 
     def reduce(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
         """Pool ``(B, N, C)`` tokens to the ``(B, P*P, C)`` that keys and values are made of."""
-        pooled = F.adaptive_avg_pool2d(tokens_to_map(tokens, hw), self.pool_size)
+        pooled = self.pool(tokens_to_map(tokens, hw))  # (B, C, P, P)
         return F.gelu(self.norm(map_to_tokens(self.sr(pooled))))

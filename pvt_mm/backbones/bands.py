@@ -8,6 +8,8 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from pvt_mm.backbones.recording import is_recording
+
 __all__ = ["Band", "cut_in_bands", "map_in_bands", "wants_bands"]
 
 # Hidden tokens of one image that are worth cutting, and what a band may hold, in bytes. Such a band
@@ -19,7 +21,7 @@ BAND_BYTES = 8 * 2**20
 class Band(NamedTuple):
     """Rows of one image's map that are made together, and the rows around them that are read.
 
-    Args:
+    Attributes:
         image: Index of the image in its batch.
         start: First row that is made.
         stop: Row after the last one that is made.
@@ -67,7 +69,7 @@ def wants_bands(tokens: Tensor, hidden_dims: int) -> bool:
 
     They are on CPUs, where memory limits their speed, and where a map is large.
     """
-    if tokens.device.type != "cpu" or torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if tokens.device.type != "cpu" or is_recording():
         return False  # a loop over bands would be recorded for one size of image
     return tokens.shape[1] * hidden_dims * tokens.element_size() > BAND_BYTES
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from pvt_mm.backbones.recording import is_recording
+
 __all__ = ["PatchEmbed", "map_to_tokens", "resize_pos_embed", "tokens_to_map"]
 
 # Shape legend: B batch, C channels, (H, W) map in tokens, N = H*W tokens.
@@ -73,7 +75,7 @@ def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int], hw: tuple[int, in
     Reference: PVT, section 3.4, arXiv:2102.12122. The authors' code compares token counts, not
     height and width, and so misplaces the embedding of, say, a 112x448 image.
     """
-    if hw == grid:
+    if not is_recording() and hw == grid:  # else the record would not serve this one size
         return pos_embed
     as_map = tokens_to_map(pos_embed, grid)
     return map_to_tokens(F.interpolate(as_map, size=hw, mode="bilinear", align_corners=False))

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvt_mm.backbones.embed import map_to_tokens, tokens_to_map
+from pvt_mm.backbones.recording import is_recording
 
 __all__ = ["TokenLinear", "linear"]
 
@@ -35,7 +36,7 @@ def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
 
 
 def _convolves(tokens: Tensor) -> bool:
-    if torch.compiler.is_compiling() or torch.jit.is_tracing():
+    if is_recording():
         return False  # whoever records a graph optimises plain products better
     supported = tokens.device.type == "cpu" and tokens.dtype in (torch.float32, torch.bfloat16)
     # With one thread PyTorch does not hand 1x1 convolutions to oneDNN.

@@ -274,8 +274,8 @@ class PVT(_PyramidVisionTransformer):
     def _forward_stage(self, x: Tensor, stage: int) -> Tensor:
         return run_stage(
             x,
-            self.get_submodule(f"patch_embed{stage + 1}"),
-            self.get_submodule(f"block{stage + 1}"),
+            getattr(self, f"patch_embed{stage + 1}"),
+            getattr(self, f"block{stage + 1}"),
             add_position=partial(self._add_position, stage),
             with_cp=self.with_cp,
         )
@@ -379,9 +379,9 @@ class PVTv2(_PyramidVisionTransformer):
     def _forward_stage(self, x: Tensor, stage: int) -> Tensor:
         return run_stage(
             x,
-            self.get_submodule(f"patch_embed{stage + 1}"),
-            self.get_submodule(f"block{stage + 1}"),
-            norm=self.get_submodule(f"norm{stage + 1}"),
+            getattr(self, f"patch_embed{stage + 1}"),
+            getattr(self, f"block{stage + 1}"),
+            norm=getattr(self, f"norm{stage + 1}"),
             with_cp=self.with_cp,
         )
 
