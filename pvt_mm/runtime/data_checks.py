@@ -1,23 +1,34 @@
 """Checks of the data sets that a run is going to use, before it starts."""
 
-import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
-from mmengine.registry import DATASETS
+
+from pvt_mm.datasets.checks import (
+    ERROR,
+    PER_SAMPLE,
+    WARNING,
+    CocoFile,
+    Finding,
+    Findings,
+    check_coco,
+    check_image,
+    check_label_map,
+)
 
 from .config import log, walk
+from .dataset_sources import Source, sources
 from .errors import UserError, some
 
-__all__ = ["check_data"]
+__all__ = ["check_data", "check_files"]
 
-# How many of a data set's images are looked for.
+# How many of a data set's images are read.
 SAMPLES = 8
+ADVICE = "`python tools/check_dataset.py CONFIG` names all"
 # Variable, default and layout of the data roots in our configs.
 ROOTS = (
     (
@@ -53,73 +64,47 @@ def check_data(cfg: Config, splits: tuple[str, ...], read_annotations: bool = Tr
         UserError: If files are missing, annotations can't be read or don't fit the classes, or
             a head's ``num_classes`` is not the number of classes.
     """
-    checked: dict[Path, dict] = {}
+    spared = cfg.get("skip_bad_images") or 0
     for split in splits:
-        loader = cfg.get(f"{split}_dataloader")
-        if loader is None:
-            continue
-        for where, dataset_cfg in _datasets(loader["dataset"], f"{split}_dataloader.dataset"):
-            dataset = _build(dataset_cfg, cfg.get("default_scope", "mmengine"))
-            if dataset is None:
-                continue
-            _check_files(where, dataset, checked, read_annotations)
-            _check_heads(cfg, where, dataset)
+        for source in sources(cfg, split):
+            check_files(source)
+            if read_annotations:
+                _check_contents(source, spared if split == "train" else 0)
+            _check_heads(cfg, source.where, source.dataset)
             # A data set may know more about itself, as a classifier's does.
-            find_problem = getattr(dataset, "find_problem", None)
+            find_problem = getattr(source.dataset, "find_problem", None)
             if find_problem and (problem := find_problem(cfg.model)):
-                raise UserError(f"{where}: {problem}")
+                raise UserError(f"{source.where}: {problem}")
         _check_evaluator(cfg, split)
 
 
-def _datasets(node: Any, where: str) -> Iterator[tuple[str, Mapping]]:
-    """Yield the configs of the real data sets inside wrappers such as RepeatDataset."""
-    if isinstance(node.get("dataset"), Mapping):
-        yield from _datasets(node["dataset"], f"{where}.dataset")
-    elif isinstance(node.get("datasets"), (list, tuple)):
-        for index, inner in enumerate(node["datasets"]):
-            yield from _datasets(inner, f"{where}.datasets.{index}")
-    else:
-        yield where, node
+def check_files(source: Source) -> None:
+    """Check that a data set's folders and its annotation file are there.
 
-
-def _build(dataset_cfg: Mapping, scope: str) -> BaseDataset | None:
-    """Build a data set that has its paths and classes but no annotations.
-
-    Returns:
-        The data set, or ``None`` if it is of a kind we know nothing about or not on this disk.
+    Raises:
+        UserError: If one is missing.
     """
-    backend = (dataset_cfg.get("backend_args") or {}).get("backend", "local")
-    if backend not in ("local", "LocalBackend") or "://" in str(dataset_cfg.get("data_root")):
-        return None
-    with DATASETS.switch_scope_and_registry(scope) as registry:
-        kind = dataset_cfg.get("type")
-        kind = registry.get(kind) if isinstance(kind, str) else kind
-        if not isinstance(kind, type) or not issubclass(kind, BaseDataset):
-            return None
-        try:
-            return registry.build({**dataset_cfg, "pipeline": [], "lazy_init": True})
-        except TypeError:  # its class does not take these arguments
-            return None
-
-
-def _check_files(
-    where: str, dataset: BaseDataset, checked: dict[Path, dict], read_annotations: bool
-) -> None:
+    dataset = source.dataset
     hint = _root_hint(str(dataset.data_root or ""))
     for name, folder in dataset.data_prefix.items():
         if folder and not Path(folder).is_dir():
-            raise UserError(f"{where}: folder {folder} ({name}) not found; {hint}")
-    ann_file = Path(dataset.ann_file) if dataset.ann_file else None
-    if ann_file is not None and not ann_file.exists():
-        raise UserError(f"{where}: annotation file {ann_file} not found; {hint}")
-    if not read_annotations:
-        return
-    if ann_file is None or ann_file.is_dir():
-        _check_folders(where, dataset, hint)
-    elif ann_file.suffix == ".json" and hasattr(dataset, "COCOAPI"):
-        if ann_file not in checked:
-            checked[ann_file] = _read_coco(where, ann_file)
-        _check_coco(where, dataset, ann_file, checked[ann_file])
+            raise UserError(f"{source.where}: folder {folder} ({name}) not found; {hint}")
+    if dataset.ann_file and not Path(dataset.ann_file).exists():
+        raise UserError(f"{source.where}: annotation file {dataset.ann_file} not found; {hint}")
+
+
+def _check_contents(source: Source, spared: int) -> None:
+    """Check annotations, and a few images.
+
+    Args:
+        source: The data set.
+        spared: How many bad images the run may leave out.
+    """
+    dataset = source.dataset
+    if source.reads_coco:
+        _check_coco(source, spared)
+    elif not dataset.ann_file or Path(dataset.ann_file).is_dir():
+        _check_folders(source, spared)
 
 
 def _root_hint(data_root: str) -> str:
@@ -131,8 +116,9 @@ def _root_hint(data_root: str) -> str:
     return f"the data root is {data_root or 'not set'}, set by data_root in the config"
 
 
-def _check_folders(where: str, dataset: BaseDataset, hint: str) -> None:
+def _check_folders(source: Source, spared: int) -> None:
     """Check the folders of a segmentation data set: images, and a label map for each."""
+    dataset, where = source.dataset, source.where
     images = dataset.data_prefix.get("img_path")
     labels = dataset.data_prefix.get("seg_map_path")
     suffix = getattr(dataset, "img_suffix", None)
@@ -140,44 +126,76 @@ def _check_folders(where: str, dataset: BaseDataset, hint: str) -> None:
         return
     found = list(islice(Path(images).rglob(f"*{suffix}"), SAMPLES))
     if not found:
+        hint = _root_hint(str(dataset.data_root or ""))
         raise UserError(f"{where}: no *{suffix} in {images}; {hint}")
-    for image in found if labels else ():
+    findings = Findings()
+    reader = source.label_reader() if labels else None
+    for image in found:
+        size = _add_image(findings, image, source)
+        if reader is None:
+            continue
         name = str(image.relative_to(images)).removesuffix(suffix) + dataset.seg_map_suffix
         if not (Path(labels) / name).is_file():
             raise UserError(f"{where}: {image} has no label map {Path(labels) / name}")
+        for kind, text in check_label_map(Path(labels) / name, reader, size):
+            findings.add(Finding(kind, text, str(Path(labels) / name)))
+    _refuse(where, findings, spared)
 
 
-def _read_coco(where: str, path: Path) -> dict:
-    """Read a COCO annotation file and check that it is one."""
-    try:
-        content = json.loads(path.read_bytes())
-    except (ValueError, RecursionError) as error:
-        raise UserError(
-            f"{where}: {path} is not valid JSON ({error}); is the download complete?"
-        ) from error
-    for key in ("images", "annotations", "categories"):
-        if not isinstance(content, dict) or not isinstance(content.get(key), list):
-            raise UserError(f"{where}: {path} has no list {key!r}, so it is not in COCO format")
-    if not content["images"]:
-        raise UserError(f"{where}: {path} lists no images")
-    # The annotations are most of the file and are not needed any more.
-    return {
-        "files": [image.get("file_name") for image in content["images"][:SAMPLES]],
-        "names": [category.get("name") for category in content["categories"]],
-    }
+def _add_image(findings: Findings, path: Path, source: Source, listed=None, image_id=None):
+    size, faults = check_image(path, source.image_reader(), listed)
+    for kind, text in faults:
+        findings.add(Finding(kind, text, str(path), image_id))
+    return size
 
 
-def _check_coco(where: str, dataset: BaseDataset, path: Path, content: dict) -> None:
-    for name in content["files"]:
-        image = Path(dataset.data_prefix.get("img", ""), str(name))
-        if not image.is_file():
-            raise UserError(f"{where}: image {image}, listed in {path}, not found")
-    classes = dataset.metainfo.get("classes") or ()
-    absent = [name for name in classes if name not in content["names"]]
+def _check_coco(source: Source, spared: int) -> None:
+    where, dataset = source.where, source.dataset
+    path = Path(dataset.ann_file)
+    findings = Findings()
+    content = check_coco(
+        path,
+        findings,
+        source.classes,
+        masks=source.masks,
+        evaluation=dataset.test_mode,
+        objects=source.is_coco,
+    )
+    _refuse(where, findings, spared)
+    _check_names(where, source.classes, path, content)
+    images = list(content.images.values())
+    findings = Findings()
+    for image in images[:: max(1, len(images) // SAMPLES)][:SAMPLES]:
+        file = Path(dataset.data_prefix.get("img", ""), image.file_name)
+        if not file.is_file():
+            raise UserError(f"{where}: image {file}, listed in {path}, not found")
+        _add_image(findings, file, source, (image.width, image.height), image.id)
+    _refuse(where, findings, spared)
+
+
+def _refuse(where: str, findings: Findings, spared: int) -> None:
+    """Stop at errors, unless the run may leave out as many; log warnings in one line.
+
+    Raises:
+        UserError: Naming the first error.
+    """
+    # Whether any image is left, the data set itself knows once it is filtered.
+    errors = findings.count(ERROR) - findings.counts[ERROR, "no-annotations"]
+    of_samples = sum(findings.counts[ERROR, kind] for kind in PER_SAMPLE)
+    if errors > min(of_samples, spared):
+        first = findings.first_error
+        others = f"; {errors} errors in all" if errors > 1 else ""
+        raise UserError(f"{where}: {first}; expected {first.expected}{others}; {ADVICE}")
+    if noted := errors + findings.count(WARNING):
+        log(f"{where}: {noted} entries or files are not as they should be; {ADVICE}")
+
+
+def _check_names(where: str, classes: Iterable[str], path: Path, content: CocoFile) -> None:
+    absent = [name for name in classes if name not in content.names]
     if classes and len(absent) == len(classes):
         raise UserError(
             f"{where}: none of the data set's classes ({some(classes)}) is a category of {path} "
-            f"({some(content['names'])}); set metainfo.classes of the data set"
+            f"({some(content.names)}); set metainfo.classes of the data set"
         )
     if absent:
         log(f"{where}: {len(absent)} classes have no category in {path}: {some(absent)}")

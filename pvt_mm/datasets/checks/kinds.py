@@ -1,0 +1,145 @@
+"""Everything that the checks of a data set can find, in one table."""
+
+from dataclasses import dataclass
+
+__all__ = ["ERROR", "KINDS", "PER_SAMPLE", "WARNING", "Kind"]
+
+ERROR, WARNING = "error", "warning"
+
+
+@dataclass(frozen=True)
+class Kind:
+    """One way in which data can be bad.
+
+    Args:
+        level: ``ERROR``: it would end a run or silently train on something wrong. ``WARNING``: it
+            works, but perhaps not as meant.
+        expected: What should be there.
+        advice: How to mend it; of a warning, how it is treated.
+    """
+
+    level: str
+    expected: str
+    advice: str
+
+
+_FETCH = "fetch or write the file again"
+_ENTRY = "write the field, or remove the entry"
+_COLOUR = "convert the file, if the colours matter"
+
+KINDS: dict[str, Kind] = {
+    # The annotation file.
+    "json": Kind(ERROR, "valid JSON in UTF-8, without a byte order mark", _FETCH),
+    "json-format": Kind(
+        ERROR, "an object with lists images, annotations and categories", "write it in COCO format"
+    ),
+    "no-images": Kind(ERROR, "at least one image", "list the images"),
+    "no-annotations": Kind(
+        ERROR, "at least one annotation: training leaves out images without one", "annotate"
+    ),
+    # Its images.
+    "image-entry": Kind(
+        ERROR, "id (a whole number), file_name (text), width and height in pixels", _ENTRY
+    ),
+    "image-id-twice": Kind(ERROR, "an id of its own for each image", "renumber the images"),
+    "image-file-twice": Kind(WARNING, "each file once", "treated as two images"),
+    # Its categories.
+    "category-entry": Kind(ERROR, "id (a whole number) and name (text)", _ENTRY),
+    "category-twice": Kind(
+        ERROR, "an id and a name of its own for each category", "merge the categories"
+    ),
+    "category-order": Kind(
+        ERROR,
+        "the classes of the config in the order of the file, none missing in between: labels "
+        "count the file's categories",
+        "order metainfo.classes of the data set like the file, or list all classes in the file",
+    ),
+    # Its annotations.
+    "annotation-entry": Kind(
+        ERROR, "id, image_id and category_id, whole numbers", "write the field, or remove the entry"
+    ),
+    "annotation-id-twice": Kind(
+        ERROR, "an id of its own for each annotation", "renumber the annotations"
+    ),
+    "annotation-id-zero": Kind(
+        ERROR, "ids from 1: COCO's evaluation takes 0 for 'no match'", "renumber the annotations"
+    ),
+    "unknown-image": Kind(WARNING, "the id of an image in the file", "the annotation is not used"),
+    "unknown-category": Kind(
+        WARNING, "the id of a category in the file", "the annotation is not used"
+    ),
+    "crowd-flag": Kind(ERROR, "iscrowd 0 or 1", "write 0, or 1 for a group of objects"),
+    "area": Kind(ERROR, "a finite number", "write the object's area in square pixels"),
+    "area-zero": Kind(WARNING, "an area above 0", "the annotation is not used in training"),
+    "box": Kind(ERROR, "bbox [x, y, width, height], four finite numbers", "mend or remove it"),
+    "box-empty": Kind(
+        WARNING, "width and height of at least 1 pixel", "the annotation is not used in training"
+    ),
+    "box-outside": Kind(WARNING, "a box in the image", "the annotation is not used in training"),
+    "box-cut": Kind(WARNING, "a box inside the image", "cut off at the image's edge"),
+    # Their masks.
+    "mask-missing": Kind(
+        ERROR,
+        "a segmentation: the config trains masks",
+        "add it, remove the annotation, or train a detector without masks",
+    ),
+    "mask": Kind(
+        ERROR, "a list of polygons [x, y, x, y, ...], or an RLE with size and counts", "rewrite it"
+    ),
+    "polygon-numbers": Kind(ERROR, "finite numbers, near the image", "mend or remove the polygon"),
+    "polygon-short": Kind(
+        WARNING,
+        "x and y of at least 3 points",
+        "left out; an object without any other polygon is ignored in training",
+    ),
+    "polygon-outside": Kind(WARNING, "a polygon in the image", "an empty mask"),
+    "rle-size": Kind(ERROR, "[height, width] of the image", "encode the mask again"),
+    "rle-counts": Kind(
+        ERROR, "run lengths of at least 0 that add up to height x width", "encode the mask again"
+    ),
+    # Image files.
+    "image-missing": Kind(ERROR, "a file that can be read", "fetch it, or remove its entry"),
+    "image-broken": Kind(ERROR, "a whole image", _FETCH),
+    "image-size": Kind(
+        ERROR, "width and height as in the annotation file", "correct the entry, or the file"
+    ),
+    "image-rotated": Kind(
+        ERROR,
+        "boxes for the image as it is read: turned as its EXIF orientation says",
+        "if the boxes fit the unturned image, set color_type='color_ignore_orientation' of "
+        "LoadImageFromFile; otherwise swap width and height in the annotation file",
+    ),
+    "image-exif": Kind(
+        WARNING,
+        "boxes and label map for the image as it is read",
+        "turned or mirrored as its EXIF orientation says",
+    ),
+    "image-narrow": Kind(
+        ERROR, "sides that are both at least a pixel after the resizing", "crop or remove it"
+    ),
+    "image-tiny": Kind(WARNING, "at least 8 pixels a side", "enlarged like any other"),
+    "image-large": Kind(WARNING, "fewer than 64 megapixels", "decoded whole each time; shrink it"),
+    "image-depth": Kind(WARNING, "8 bits a channel", "the lower bits are cut off; " + _COLOUR),
+    "image-alpha": Kind(WARNING, "no transparency", "the alpha channel is dropped; " + _COLOUR),
+    "image-cmyk": Kind(WARNING, "RGB", "converted without a colour profile; " + _COLOUR),
+    "image-frames": Kind(WARNING, "one picture", "the first one is used"),
+    # Label maps.
+    "label-missing": Kind(ERROR, "a label map for each image", "fetch it, or remove the image"),
+    "label-broken": Kind(ERROR, "a whole image", _FETCH),
+    "label-colour": Kind(
+        ERROR, "one channel of class numbers", "convert the colours to class numbers"
+    ),
+    "label-value": Kind(
+        ERROR,
+        "class numbers below the number of classes, or 255 to ignore; one more with "
+        "reduce_zero_label, where 0 is ignored",
+        "correct the label map, or the classes and reduce_zero_label of the data set",
+    ),
+    "label-size": Kind(ERROR, "the size of its image", "resize it with nearest neighbour"),
+    "label-ignored": Kind(WARNING, "labelled pixels", "nothing is learnt from the image"),
+}
+
+# Errors of one sample, which a training may leave out; others break the whole data set.
+PER_SAMPLE = frozenset(
+    kind for kind in KINDS if kind.startswith(("mask", "polygon-", "rle-", "label-"))
+) | {"image-missing", "image-broken", "image-size", "image-rotated", "image-narrow"}

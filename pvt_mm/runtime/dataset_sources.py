@@ -1,0 +1,134 @@
+"""The real data sets of a config, found inside wrappers, and how their pipelines read files."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS
+
+from pvt_mm.datasets.checks import ImageReader, LabelReader
+
+from .config import walk
+
+__all__ = ["Source", "sources"]
+
+
+@dataclass
+class Source:
+    """A data set of a split.
+
+    Args:
+        where: Its place in the config, for messages.
+        config: Its config.
+        dataset: The data set; it has its paths and classes, but has read no annotations.
+    """
+
+    where: str
+    config: Mapping
+    dataset: BaseDataset
+
+    @property
+    def reads_coco(self) -> bool:
+        """Whether its annotations are a JSON file of images, annotations and categories."""
+        return str(self.dataset.ann_file).endswith(".json") and hasattr(self.dataset, "COCOAPI")
+
+    @property
+    def is_coco(self) -> bool:
+        """Whether mmdet's CocoDataset reads them, and not a relative with other rules."""
+        return type(self.dataset).load_data_list.__qualname__ == "CocoDataset.load_data_list"
+
+    @property
+    def masks(self) -> bool:
+        """Whether the pipeline loads masks of objects."""
+        return bool(self._transform("LoadAnnotations").get("with_mask"))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the data set's classes."""
+        return tuple(self.dataset.metainfo.get("classes") or ())
+
+    def image_reader(self) -> ImageReader:
+        """How the pipeline reads images."""
+        loads = self._transform("LoadImageFromFile")
+        sides = [max(scale) for scale in _scales(self.config.get("pipeline", ()))]
+        return ImageReader(
+            color_type=loads.get("color_type", "color"),
+            backend=loads.get("imdecode_backend", "cv2"),
+            annotated=bool(self._transform("LoadAnnotations")),
+            max_ratio=2 * min(sides) if sides else None,
+        )
+
+    def label_reader(self) -> LabelReader | None:
+        """How the pipeline reads label maps; None if it reads none."""
+        loads = self._transform("LoadAnnotations")
+        if not loads or not hasattr(self.dataset, "reduce_zero_label"):
+            return None
+        return LabelReader(
+            num_classes=len(self.classes) or 255,
+            reduce_zero_label=self.dataset.reduce_zero_label,
+            label_map=tuple((getattr(self.dataset, "label_map", None) or {}).items()),
+            backend=loads.get("imdecode_backend", "pillow"),
+        )
+
+    def _transform(self, name: str) -> Mapping:
+        for _, node in walk(list(self.config.get("pipeline", ()))):
+            if str(node.get("type")).rpartition(".")[2] == name:
+                return node
+        return {}
+
+
+def sources(cfg: Config, split: str) -> Iterator[Source]:
+    """Yield the data sets of a split that we know something about and that are on this disk."""
+    loader = cfg.get(f"{split}_dataloader")
+    if loader is None:
+        return
+    for where, config in _leaves(loader["dataset"], f"{split}_dataloader.dataset"):
+        dataset = _build(config, cfg.get("default_scope", "mmengine"))
+        if dataset is not None:
+            yield Source(where, config, dataset)
+
+
+def _leaves(node: Any, where: str) -> Iterator[tuple[str, Mapping]]:
+    """Yield the configs of the real data sets inside wrappers such as RepeatDataset."""
+    if isinstance(node.get("dataset"), Mapping):
+        yield from _leaves(node["dataset"], f"{where}.dataset")
+    elif isinstance(node.get("datasets"), (list, tuple)):
+        for index, inner in enumerate(node["datasets"]):
+            yield from _leaves(inner, f"{where}.datasets.{index}")
+    else:
+        yield where, node
+
+
+def _build(dataset_cfg: Mapping, scope: str) -> BaseDataset | None:
+    """Build a data set that has its paths and classes but no annotations.
+
+    Returns:
+        The data set, or ``None`` if it is of a kind we know nothing about or not on this disk.
+    """
+    backend = (dataset_cfg.get("backend_args") or {}).get("backend", "local")
+    if backend not in ("local", "LocalBackend") or "://" in str(dataset_cfg.get("data_root")):
+        return None
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        kind = dataset_cfg.get("type")
+        kind = registry.get(kind) if isinstance(kind, str) else kind
+        if not isinstance(kind, type) or not issubclass(kind, BaseDataset):
+            return None
+        try:
+            return registry.build({**dataset_cfg, "pipeline": [], "lazy_init": True})
+        except TypeError:  # its class does not take these arguments
+            return None
+
+
+def _scales(pipeline: Any) -> Iterator[tuple[int, int]]:
+    """Yield the sizes to which a pipeline may resize, keeping the ratio of the sides."""
+    for _, node in walk(list(pipeline)):
+        if "Resize" not in str(node.get("type")) or not node.get("keep_ratio"):
+            continue
+        scales = node.get("scales") or node.get("scale") or ()
+        for scale in scales if isinstance(next(iter(scales), None), (list, tuple)) else [scales]:
+            if len(scale) == 2:
+                yield tuple(scale)
