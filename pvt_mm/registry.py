@@ -8,12 +8,13 @@ string alone is enough in a config of any OpenMMLab project. Each registry impor
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
+from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
-__all__ = ["DATASETS", "DATA_SAMPLERS", "HOOKS", "METRICS", "MODELS", "TRANSFORMS"]
+__all__ = ["DATASETS", "DATA_SAMPLERS", "HOOKS", "LOOPS", "METRICS", "MODELS", "TRANSFORMS"]
 
 _CLS = "pvt_mm.classification"
 
@@ -26,4 +27,7 @@ DATA_SAMPLERS = Registry(
 )
 TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope="pvt_mm", locations=[_CLS])
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="pvt_mm", locations=[_CLS])
-HOOKS = Registry("hook", parent=MMENGINE_HOOKS, scope="pvt_mm")
+HOOKS = Registry(
+    "hook", parent=MMENGINE_HOOKS, scope="pvt_mm", locations=["pvt_mm.runtime.checkpointing"]
+)
+LOOPS = Registry("loop", parent=MMENGINE_LOOPS, scope="pvt_mm", locations=["pvt_mm.runtime.loops"])

@@ -16,7 +16,6 @@ from pvt_mm.checkpoints import download
 from pvt_mm.runtime import distributed, test, train
 from pvt_mm.runtime.config import check_options, drop_pretrained, load_config
 from pvt_mm.runtime.errors import UserError
-from pvt_mm.runtime.preflight import latest_checkpoint
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DETECTOR = str(CONFIGS / "retinanet_pvt_v2_b0_fpn_1x_coco.py")
@@ -394,18 +393,6 @@ def test_weights_that_a_checkpoint_overwrites_are_dropped():
     assert cfg.model.heads[0].init_cfg == normal
 
 
-def test_latest_checkpoint(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    work = tmp_path / "work"
-    work.mkdir()
-    assert latest_checkpoint("work") is None
-    (work / "epoch_2.pth").touch()
-    (work / "last_checkpoint").write_text(str(work / "epoch_2.pth"))
-    assert latest_checkpoint("work") == str(work / "epoch_2.pth")
-    work.rename(tmp_path / "moved")
-    assert latest_checkpoint("moved") == "moved/epoch_2.pth"
-
-
 def test_resume_auto_without_checkpoint_keeps_load_from(place, monkeypatch):
     seen = []
 
@@ -418,7 +405,8 @@ def test_resume_auto_without_checkpoint_keeps_load_from(place, monkeypatch):
     with pytest.raises(Started):
         train.main(argv)
     (place / "out").mkdir()
-    torch.save({}, place / "out" / "epoch_1.pth")
+    whole = {"meta": {"iter": 1}, "state_dict": {}, "optimizer": {}}
+    torch.save(whole, place / "out" / "epoch_1.pth")
     (place / "out" / "last_checkpoint").write_text("out/epoch_1.pth")
     with pytest.raises(Started):
         train.main(argv)

@@ -9,9 +9,18 @@ import torch
 from pvt_mm.checkpoints import CheckpointError
 from pvt_mm.wording import some
 
-__all__ = ["USER_ERROR_CODE", "UserError", "run_tool", "some"]
+__all__ = [
+    "DIVERGED_CODE",
+    "USER_ERROR_CODE",
+    "Diverged",
+    "Interrupted",
+    "UserError",
+    "run_tool",
+    "some",
+]
 
 USER_ERROR_CODE = 2
+DIVERGED_CODE = 3
 
 OUT_OF_MEMORY = (
     "the GPU ran out of memory; lower the batch size (--cfg-options "
@@ -24,6 +33,22 @@ class UserError(Exception):
     """Something the user gave is wrong; the message says what, and how to mend it."""
 
 
+class Diverged(Exception):
+    """A training has come to numbers that are none; the message says where, and what may help."""
+
+
+class Interrupted(Exception):
+    """A signal has stopped a training, after it saved where it was.
+
+    Args:
+        number: The signal.
+    """
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.exit_code = 128 + number  # as shells have it: 143 for SIGTERM, 130 for SIGINT
+
+
 def run_tool(action: Callable[[], object]) -> int:
     """Run a tool's work and turn the errors that a user can mend into one line.
 
@@ -33,7 +58,8 @@ def run_tool(action: Callable[[], object]) -> int:
         action: The work, without arguments.
 
     Returns:
-        The exit code of the process: 0, or 2 after ``error: ...`` went to stderr.
+        The exit code of the process: 0, or 2 after ``error: ...`` went to stderr, 3 if it says
+        that a training has diverged, or that of the signal which stopped a training.
     """
     try:
         action()
@@ -41,6 +67,11 @@ def run_tool(action: Callable[[], object]) -> int:
         return _report(str(error))
     except torch.cuda.OutOfMemoryError:
         return _report(OUT_OF_MEMORY)
+    except Diverged as error:
+        _report(str(error))
+        return DIVERGED_CODE
+    except Interrupted as stop:  # logged when it stopped
+        return stop.exit_code
     return 0
 
 

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.runner import CheckpointLoader, find_latest_checkpoint
+from mmengine.runner import CheckpointLoader
 
 from .config import walk
 from .data_checks import check_data
@@ -13,7 +13,7 @@ from .demo_data import make_absent_demo_data
 from .distributed import check_device
 from .errors import UserError
 
-__all__ = ["check_checkpoint", "check_test", "check_train", "latest_checkpoint"]
+__all__ = ["check_checkpoint", "check_test", "check_train"]
 
 
 def check_train(cfg: Config) -> None:
@@ -90,22 +90,6 @@ def _checkpoints_near(file: Path) -> str:
     folder = file if file.is_dir() else file.parent
     found = sorted(folder.glob("*.pth"), key=lambda path: path.stat().st_mtime)
     return f"; there is {found[-1]}" if found else ""
-
-
-def latest_checkpoint(work_dir: str) -> str | None:
-    """Find the checkpoint that ``--resume auto`` continues from.
-
-    mmengine notes its path as it was seen from the folder where training was started; if that
-    leads nowhere, the file of that name in the work directory is meant.
-
-    Returns:
-        Its path, or ``None`` if the work directory holds none.
-    """
-    if not (Path(work_dir) / "last_checkpoint").is_file():
-        return None
-    noted = find_latest_checkpoint(work_dir)
-    beside = Path(work_dir) / Path(noted).name
-    return noted if Path(noted).is_file() else str(beside)
 
 
 def _load_pretrained(cfg: Config) -> None:
