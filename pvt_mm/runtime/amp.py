@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from .config import log
 from .models import map_tensors
 
-__all__ = ["CPUAmpOptimWrapper", "prepare_amp"]
+__all__ = ["CPUAmpOptimWrapper", "float32_boxes", "prepare_amp"]
 
 
 class CPUAmpOptimWrapper(AmpOptimWrapper):
@@ -33,7 +33,9 @@ class CPUAmpOptimWrapper(AmpOptimWrapper):
         # AmpOptimWrapper's own __init__ refuses to run without an accelerator.
         OptimWrapper.__init__(self, **kwargs)
         self._scale_update_param = None
-        self.loss_scaler = torch.amp.GradScaler("cpu", enabled=False)
+        # torch < 2.3 has one for CUDA only; switched off they are the same.
+        scaler = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)
+        self.loss_scaler = scaler(enabled=False)
         self.cast_dtype = torch.bfloat16
 
     def state_dict(self) -> dict:
@@ -57,10 +59,10 @@ def prepare_amp(runner: Runner) -> None:
         log("mixed precision on the CPU: bfloat16 without loss scaling")
         runner.optim_wrapper = {**wrapper, "type": CPUAmpOptimWrapper}
     if on_cpu or str(wrapper.get("dtype")).endswith("bfloat16"):
-        _float32_boxes(runner.model)
+        float32_boxes(runner.model)
 
 
-def _float32_boxes(model: nn.Module) -> None:
+def float32_boxes(model: nn.Module) -> None:
     """Let a detector compute boxes, and what it crops by them, in float32.
 
     mmcv's NMS and RoIAlign have no bfloat16 kernels, and a box corner near 1000 that is rounded

@@ -9,11 +9,12 @@ from typing import Any
 from mmengine.config import Config
 
 from .config import add_common_arguments, is_classification, load_config
-from .distributed import prepare_distributed, set_local_rank
+from .distributed import prepare_distributed, recorded, set_local_rank
 from .errors import UserError, run_tool
 from .matching import MatchingKeysHook
 from .outputs import PictureHook, check_display, save_predictions
 from .preflight import check_test
+from .sharding import without_sharding
 from .speed import add_speed_arguments, prepare_speed
 from .train import build_runner
 from .tta import use_tta
@@ -74,6 +75,7 @@ def run_test(
     if tta:
         use_tta(cfg)
     prepare_distributed(cfg)
+    without_sharding(cfg)
     runner = build_runner(cfg)
     prepare_speed(runner, channels_last, compile)
     runner.register_hook(MatchingKeysHook(cfg.load_from))
@@ -121,4 +123,4 @@ def main(argv: Sequence[str] | None = None) -> int:
     add_common_arguments(parser)
     options = vars(parser.parse_args(argv))
     set_local_rank(options["launcher"], options.pop("local_rank"))
-    return run_tool(lambda: run_test(**options))
+    return run_tool(recorded(lambda: run_test(**options)))

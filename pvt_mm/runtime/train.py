@@ -10,12 +10,19 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .amp import prepare_amp
+from .bad_samples import allow_bad_images, prepare_bad_images
 from .config import add_common_arguments, drop_pretrained, load_config, log
-from .distributed import prepare_distributed, set_local_rank
+from .distributed import prepare_distributed, recorded, set_local_rank
+from .divergence import DivergenceHook, add_divergence_argument
 from .errors import UserError, run_tool
+from .interruption import train_interruptibly
+from .latest import latest_checkpoint
 from .matching import MatchingKeysHook
-from .preflight import check_train, latest_checkpoint
+from .preflight import check_train
+from .resume import prepare_resumable
+from .sharding import ShardedKeysHook, check_sharding, is_sharded, prepare_sharding
 from .speed import add_speed_arguments, prepare_speed
+from .trackers import TRACKERS, use_trackers
 
 __all__ = ["build_runner", "main", "run_train"]
 
@@ -27,8 +34,12 @@ def run_train(
     amp: bool = False,
     auto_scale_lr: bool = False,
     resume: str | None = None,
+    deterministic: bool = False,
     channels_last: bool = False,
     compile: bool = False,
+    skip_bad_images: int | None = None,
+    log_to: str | None = None,
+    on_divergence: str = "stop",
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = "none",
 ) -> Runner:
@@ -40,8 +51,13 @@ def run_train(
         amp: Train in mixed precision.
         auto_scale_lr: Scale the learning rate to the actual batch size.
         resume: A checkpoint to continue from, or 'auto' for the work directory's latest.
+        deterministic: Compute the same every time, bit by bit; see docs/interruptions.md.
         channels_last: Keep the maps of neck and heads channels-last in memory.
         compile: Compile the backbone.
+        skip_bad_images: How many bad samples to leave out before the run stops; what the config
+            says, or none, by default.
+        log_to: One of tensorboard, wandb, mlflow; TensorBoard is used wherever it is installed.
+        on_divergence: 'stop' or 'skip' a step whose loss or gradient is not finite.
         cfg_options: Changes of the config, by dotted key.
         launcher: One of none, pytorch, slurm, mpi.
 
@@ -51,6 +67,8 @@ def run_train(
     Raises:
         UserError: If something that the user gave is missing or does not fit.
         CheckpointError: If weights cannot be fetched or loaded.
+        Diverged: If the loss or a gradient became NaN or infinite.
+        Interrupted: If SIGTERM or SIGINT stopped the training, after it saved where it was.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
     if amp:
@@ -58,14 +76,22 @@ def run_train(
     if auto_scale_lr:
         _enable_auto_scale_lr(cfg)
     _choose_start(cfg, resume)
+    check_sharding(cfg, channels_last, compile)
+    allow_bad_images(cfg, skip_bad_images)
+    use_trackers(cfg, log_to)
     check_train(cfg)
+    prepare_resumable(cfg, deterministic)
     prepare_distributed(cfg)
+    prepare_sharding(cfg)
     runner = build_runner(cfg)
     prepare_amp(runner)
+    prepare_bad_images(runner)
     prepare_speed(runner, channels_last, compile)
     if cfg.get("load_from"):
-        runner.register_hook(MatchingKeysHook(cfg.load_from, partly=not cfg.get("resume")))
-    runner.train()
+        keys_hook = ShardedKeysHook if is_sharded(cfg) else MatchingKeysHook
+        runner.register_hook(keys_hook(cfg.load_from, partly=not cfg.get("resume")))
+    runner.register_hook(DivergenceHook(skip=on_divergence == "skip"))
+    train_interruptibly(runner)
     return runner
 
 
@@ -114,7 +140,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The command line without the program's name; ``sys.argv``'s by default.
 
     Returns:
-        The exit code: 0, or 2 for a mistake that stderr names in one line.
+        The exit code: 0, 2 for a mistake that stderr names in one line, or 143 or 130 if SIGTERM
+        or SIGINT stopped the training.
     """
     parser = ArgumentParser(
         prog="train.py", description="Train a detector, a segmentor or a classifier."
@@ -133,8 +160,26 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="continue from this checkpoint; without FILE (or auto) from the work dir's latest",
     )
+    parser.add_argument(
+        "--deterministic",
+        action="store_true",
+        help="compute the same every time, even when interrupted and resumed; slower",
+    )
+    parser.add_argument(
+        "--skip-bad-images",
+        type=int,
+        metavar="N",
+        help="leave out up to N images that cannot be used, and name them; the next one stops the "
+        "run, as the first does without this",
+    )
+    parser.add_argument(
+        "--log-to",
+        choices=TRACKERS,
+        help="send scalars there, too; TensorBoard gets them wherever it is installed",
+    )
+    add_divergence_argument(parser)
     add_speed_arguments(parser)
     add_common_arguments(parser)
     options = vars(parser.parse_args(argv))
     set_local_rank(options["launcher"], options.pop("local_rank"))
-    return run_tool(lambda: run_train(**options))
+    return run_tool(recorded(lambda: run_train(**options)))

@@ -1,0 +1,59 @@
+"""Scalars go to TensorBoard where it is installed, to other trackers by an option."""
+
+import pytest
+from mmengine.config import Config
+from mmengine.registry import VISBACKENDS
+from mmengine.visualization import LocalVisBackend  # noqa: F401  registers them all
+
+from pvt_mm.runtime import trackers
+from pvt_mm.runtime.errors import UserError
+
+
+@pytest.fixture
+def installed(monkeypatch):
+    packages = set()
+    monkeypatch.setattr(trackers, "find_spec", lambda name: object() if name in packages else None)
+    return packages
+
+
+def config(*backends):
+    listed = [dict(type=backend) for backend in backends]
+    return Config(dict(work_dir="work_dirs/mine", visualizer=dict(vis_backends=listed)))
+
+
+@pytest.mark.parametrize(
+    ("packages", "asked", "before", "after"),
+    [
+        ((), None, ["LocalVisBackend"], ["LocalVisBackend"]),
+        (["tensorboard"], None, ["LocalVisBackend"], ["LocalVisBackend", "TensorboardVisBackend"]),
+        (["tensorboard"], None, ["mmengine.TensorboardVisBackend"], ["TensorboardVisBackend"]),
+        (["tensorboard"], "tensorboard", [], ["TensorboardVisBackend"]),
+        (["wandb", "mlflow"], None, ["LocalVisBackend"], ["LocalVisBackend"]),
+        (["wandb"], "wandb", ["LocalVisBackend"], ["LocalVisBackend", "WandbVisBackend"]),
+        (["mlflow", "tensorboard"], "mlflow", [], ["MLflowVisBackend", "TensorboardVisBackend"]),
+    ],
+)
+def test_backends(installed, packages, asked, before, after):
+    installed.update(packages)
+    cfg = config(*before)
+    trackers.use_trackers(cfg, asked)
+    found = [backend.type.rpartition(".")[2] for backend in cfg.visualizer.vis_backends]
+    assert found == after
+    assert all(VISBACKENDS.get(name) for name in found)
+
+
+def test_runs_are_named_after_the_work_directory(installed):
+    installed.update(["wandb", "mlflow"])
+    for tracker in ("wandb", "mlflow"):
+        cfg = config()
+        trackers.use_trackers(cfg, tracker)
+        assert "mine" in str(cfg.visualizer.vis_backends[0])
+
+
+def test_what_is_wrong_is_said(installed):
+    with pytest.raises(UserError, match="--log-to wandb: not installed; python -m pip install"):
+        trackers.use_trackers(config(), "wandb")
+    installed.add("wandb")
+    with pytest.raises(UserError, match="the config has no visualizer"):
+        trackers.use_trackers(Config(dict(work_dir="x")), "wandb")
+    trackers.use_trackers(Config(dict(work_dir="x")))
