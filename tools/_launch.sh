@@ -14,6 +14,7 @@ launch() {
             --master-port "${PORT:-29500}"
         )
     fi
-    exec "${PYTHON:-python}" -m torch.distributed.run "${rendezvous[@]}" \
-        --nproc-per-node "$gpus" "$script" "$@" --launcher pytorch
+    exec "${PYTHON:-python}" "$(dirname "${BASH_SOURCE[0]}")/_launch.py" "${rendezvous[@]}" \
+        --max-restarts "${MAX_RESTARTS:-0}" --nproc-per-node "$gpus" \
+        "$script" "$@" --launcher pytorch
 }

@@ -1,15 +1,19 @@
 """Several processes: what the launchers need, with CUDA and without."""
 
 import os
+from collections.abc import Callable
 
 import torch
 import torch.distributed as dist
 from mmengine.config import Config
+from torch.distributed.elastic.multiprocessing.errors import get_error_handler
+
+from pvt_mm.checkpoints import CheckpointError
 
 from .config import log, walk
 from .errors import UserError
 
-__all__ = ["check_device", "prepare_distributed", "set_local_rank"]
+__all__ = ["check_device", "prepare_distributed", "recorded", "set_local_rank"]
 
 SYNC_BATCH_NORMS = {"SyncBN", "MMSyncBN", "SyncBatchNorm"}
 # What tells that a process was started by its launcher.
@@ -33,6 +37,24 @@ def set_local_rank(launcher: str, option: int) -> None:
     if launcher != "none":
         rank = os.environ.get(variables.get(launcher, ""), str(option))
         os.environ.setdefault("LOCAL_RANK", rank)
+
+
+def recorded(action: Callable[[], object]) -> Callable[[], object]:
+    """Let ``action`` leave a user's mistake to the launcher, before it goes on its way.
+
+    Only the first process of a machine prints it; one that another process finds alone, or sooner
+    than the launcher ends the first, would never be seen.
+    """
+
+    def run() -> object:
+        try:
+            return action()
+        except (UserError, CheckpointError) as error:
+            if "TORCHELASTIC_ERROR_FILE" in os.environ:
+                get_error_handler().record_exception(error)
+            raise
+
+    return run
 
 
 def check_device(launcher: str) -> None:
