@@ -10,9 +10,14 @@ from .loaders import register_loaders
 from .stack import check_stack
 from .version import __version__
 
-_LAZY = {"PVT": ".backbones", "PVTClassifier": ".classification", "PVTv2": ".backbones"}
+_LAZY = {
+    "PVT": ".backbones",
+    "PVTClassifier": ".classification",
+    "PVTv2": ".backbones",
+    "Predictor": ".inference",
+}
 
-__all__ = ["PVT", "PVTClassifier", "PVTv2", "__version__"]
+__all__ = ["PVT", "PVTClassifier", "PVTv2", "Predictor", "__version__"]
 
 
 def __getattr__(name):

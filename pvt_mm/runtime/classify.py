@@ -16,6 +16,7 @@ from pvt_mm.checkpoints.schemes import read_once
 from pvt_mm.classification import PVTClassifier, imagenet_classes
 from pvt_mm.classification.transforms import CenterCrop, read_rgb, to_pixels
 
+from .devices import choose_device
 from .errors import UserError, run_tool
 
 __all__ = ["Guess", "classify", "load_classifier", "main"]
@@ -130,7 +131,7 @@ def run_classify(
     if size < MIN_SIZE:
         raise UserError(f"--size must be at least {MIN_SIZE} pixels, got {size}")
     with redirect_stdout(sys.stderr):  # the log; stdout is for the result
-        model, names = load_classifier(weights, arch, _choose_device(device))
+        model, names = load_classifier(weights, arch, choose_device(device))
     unread = 0
     for path in images:
         try:
@@ -143,18 +144,6 @@ def run_classify(
             yield f"{path}  {rank}  {guess.probability:6.1%}  {guess.name}"
     if unread:
         raise UserError(f"{unread} of {len(images)} images could not be classified")
-
-
-def _choose_device(name: str | None) -> torch.device:
-    if name is None:
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise UserError(f"--device {name} cannot be used: {reason}") from error
-    return device
 
 
 def main(argv: Sequence[str] | None = None) -> int:

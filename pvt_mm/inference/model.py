@@ -1,0 +1,170 @@
+"""From a config and a checkpoint to a network that is ready to predict."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from types import SimpleNamespace
+from typing import Any
+
+import torch
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from torch import nn
+
+from pvt_mm.checkpoints import CheckpointError
+from pvt_mm.checkpoints.schemes import read_once
+from pvt_mm.runtime.config import is_classification, is_segmentation, load_config, walk
+from pvt_mm.runtime.dataset_sources import Source, sources
+from pvt_mm.runtime.errors import UserError
+from pvt_mm.runtime.matching import MatchingKeysHook
+
+from .results import Colour
+
+__all__ = ["LoadedModel", "load_model"]
+
+# Okabe and Ito, "Color Universal Design", 2008, and a lighter and a darker shade of each: the
+# colour-blind can tell the first seven apart, and names are written beside them anyway.
+PALETTE: tuple[Colour, ...] = (
+    *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
+    *((0, 114, 178), (213, 94, 0), (204, 121, 167)),
+    *((255, 211, 128), (181, 222, 247), (111, 219, 190), (250, 245, 181)),
+    *((109, 184, 226), (255, 166, 102), (233, 192, 214)),
+    *((128, 88, 0), (20, 96, 138), (0, 84, 61), (138, 129, 10)),
+    *((0, 58, 92), (115, 50, 0), (133, 52, 97)),
+)
+
+
+@dataclass(frozen=True)
+class LoadedModel:
+    """A network with all that its use needs.
+
+    Attributes:
+        network: In evaluation mode, on its device.
+        scope: ``mmdet`` or ``mmseg``, where the config's names are looked up.
+        source: The config's test set, for the pipeline.
+        class_names: One for each class.
+        palette: A colour for each class.
+        iou_threshold: Of the detector's non-maximum suppression; 0.5 if it has none.
+    """
+
+    network: nn.Module
+    scope: str
+    source: Source
+    class_names: tuple[str, ...]
+    palette: tuple[Colour, ...]
+    iou_threshold: float
+
+    @property
+    def is_segmentor(self) -> bool:
+        """Whether it labels pixels; otherwise it finds objects."""
+        return self.scope == "mmseg"
+
+
+def load_model(
+    config: str | os.PathLike | Config,
+    checkpoint: str | os.PathLike,
+    device: torch.device,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> LoadedModel:
+    """Build a config's network and fill it, strictly, from a checkpoint.
+
+    Weights that the config starts training from are neither fetched nor read.
+
+    Args:
+        config: A detection or segmentation config, ours or mm's own.
+        checkpoint: A file or a URL that holds the whole network.
+        device: Where the network goes.
+        cfg_options: Changes of the config, by dotted key.
+
+    Raises:
+        UserError: If a file is missing, the checkpoint does not fit, or the config is of another
+            task.
+        CheckpointError: If the checkpoint cannot be had or read.
+    """
+    cfg = _read(config, cfg_options)
+    source = next(sources(cfg, "test"), None)
+    if source is None or not source.config.get("pipeline"):
+        raise UserError("the config has no test_dataloader whose data set has a pipeline")
+    path = str(checkpoint)
+    content = read_once(path)
+    if not isinstance(content, dict):
+        raise CheckpointError(f"{path} holds no state dict, but a {type(content).__name__}")
+    scope = "mmseg" if is_segmentation(cfg) else "mmdet"
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", scope)):
+        network = revert_sync_batchnorm(MODELS.build(cfg.model))
+    # All that the hook asks of a Runner is its model.
+    MatchingKeysHook(path).after_load_checkpoint(SimpleNamespace(model=network), content)
+    class_names, colours = _classes(content, source, cfg)
+    return LoadedModel(
+        network=network.to(device).eval(),
+        scope=scope,
+        source=source,
+        class_names=class_names,
+        palette=_palette(colours, len(class_names)),
+        iou_threshold=_iou_threshold(cfg),
+    )
+
+
+def _read(config: str | os.PathLike | Config, cfg_options: Mapping[str, Any] | None) -> Config:
+    if isinstance(config, Config):
+        cfg = config.copy()
+        cfg.merge_from_dict(dict(cfg_options or {}))
+    else:
+        cfg = load_config(config, cfg_options)
+    if cfg.get("model") is None:
+        raise UserError("the config has no model")
+    if is_classification(cfg):
+        raise UserError("the config is a classifier's; tools/classify.py is for those")
+    package = "mmseg" if is_segmentation(cfg) else "mmdet"
+    if find_spec(package) is None:
+        raise UserError(f"the config needs {package}, which is not installed")
+    return cfg
+
+
+def _classes(content: dict, source: Source, cfg: Config) -> tuple[tuple[str, ...], Any]:
+    """Return the classes' names and, if somebody has noted any, their colours.
+
+    The checkpoint knows them best; what it or the config says is believed if it fits the head.
+    """
+    meta = content.get("meta") or {}
+    # Older versions write the keys in capitals, and not into a dict of their own.
+    noted = [meta.get("dataset_meta") or meta, source.dataset.metainfo]
+    noted = [{str(key).lower(): value for key, value in one.items()} for one in noted]
+    counts = [
+        node["num_classes"]
+        for _, node in walk(cfg.model)
+        if isinstance(node.get("num_classes"), int)
+    ]
+    for one in noted:
+        names = tuple(str(name) for name in one.get("classes") or ())
+        if names and (not counts or len(names) in counts):
+            palettes = [other.get("palette") for other in (one, *noted)]
+            return names, next((p for p in palettes if _fits(p, len(names))), None)
+    if not counts:
+        raise UserError("neither checkpoint nor config names the classes")
+    return tuple(f"class {index}" for index in range(max(counts))), None
+
+
+def _fits(palette: Any, count: int) -> bool:
+    return (
+        isinstance(palette, (list, tuple))
+        and len(palette) == count
+        and all(len(colour) == 3 for colour in palette)
+    )
+
+
+def _palette(colours: Any, count: int) -> tuple[Colour, ...]:
+    if colours is None:
+        return tuple(PALETTE[index % len(PALETTE)] for index in range(count))
+    return tuple(tuple(int(value) for value in colour) for colour in colours)
+
+
+def _iou_threshold(cfg: Config) -> float:
+    test_cfg = cfg.model.get("test_cfg") or {}
+    stage = test_cfg.get("rcnn") or test_cfg
+    stage = stage[-1] if isinstance(stage, (list, tuple)) else stage
+    return (stage.get("nms") or {}).get("iou_threshold", 0.5)
