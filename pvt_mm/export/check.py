@@ -1,0 +1,115 @@
+"""Running what was written, beside PyTorch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from pvt_mm.datasets.scenes import make_scene
+from pvt_mm.runtime.errors import UserError
+
+from .signature import Exportable
+
+__all__ = ["TOLERANCE", "can_check", "compare", "largest_difference", "load"]
+
+TOLERANCE = 1e-3
+IMAGENET_MEAN, IMAGENET_STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+
+Run = Callable[[Sequence[torch.Tensor]], list[np.ndarray]]
+
+
+def can_check(format: str) -> bool:
+    """Whether what runs a file of this format is installed."""
+    return format == "pt2" or find_spec("onnxruntime") is not None
+
+
+def load(exportable: Exportable, path: str | Path, format: str) -> Run:
+    """Load a file and return a function that runs it."""
+    if format == "pt2":
+        from . import operators  # noqa: F401  which the file may name
+
+        module = torch.export.load(path).module()
+
+        def run_module(arguments: Sequence[torch.Tensor]) -> list[np.ndarray]:
+            return _arrays(module(*arguments))
+
+        return run_module
+    import onnxruntime
+
+    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+
+    def run_session(arguments: Sequence[torch.Tensor]) -> list[np.ndarray]:
+        named = zip(exportable.inputs, arguments, strict=True)
+        return session.run(None, {name: value.numpy() for name, value in named})
+
+    return run_session
+
+
+@torch.inference_mode()
+def compare(
+    exportable: Exportable, path: str | Path, format: str, shapes: Sequence[tuple[int, int, int]]
+) -> dict[tuple[int, int, int], float]:
+    """Run a file and its model on the same images.
+
+    Args:
+        exportable: The model that was exported.
+        path: The file.
+        format: ``'onnx'`` or ``'pt2'``.
+        shapes: Batch sizes, heights and widths to try.
+
+    Returns:
+        The largest difference at each shape: of boxes in pixels, else of the outputs.
+
+    Raises:
+        UserError: If a difference is larger than ``TOLERANCE``.
+    """
+    run = load(exportable, path, format)
+    found = {}
+    for shape in shapes:
+        arguments = exportable.arguments(_scenes(*shape))
+        expected = _arrays(exportable.module(*arguments))
+        found[shape] = largest_difference(exportable.outputs, expected, run(arguments))
+    worst = max(found, key=found.get)
+    if not found[worst] <= TOLERANCE:
+        raise UserError(
+            f"{path} differs from PyTorch by {found[worst]:.1e} at {'x'.join(map(str, worst))} "
+            f"(batch, height, width); expected at most {TOLERANCE:.0e}"
+        )
+    return found
+
+
+def largest_difference(
+    names: Sequence[str], expected: Sequence[np.ndarray], got: Sequence[np.ndarray]
+) -> float:
+    """Compare outputs by name.
+
+    Labels of a segmentation may differ where two classes are as likely: there the difference is
+    the share of pixels that differ.
+    """
+    difference = 0.0
+    for name, one, other in zip(names, expected, got, strict=True):
+        if one.shape != other.shape:
+            return float("inf")
+        if name == "labels" and one.ndim == 3:
+            difference = max(difference, float((one != other).mean()))
+        else:
+            gap = np.abs(one.astype(np.float64) - other)
+            difference = max(difference, float(gap.max(initial=0)))
+    return difference
+
+
+def _scenes(batch: int, height: int, width: int) -> torch.Tensor:
+    """Normalised images of synthetic scenes, in which a trained detector may find something."""
+    side = max(height, width)
+    pixels = np.stack([make_scene((seed,), side).image[:height, :width] for seed in range(batch)])
+    pixels = (pixels - np.float32(IMAGENET_MEAN)) / np.float32(IMAGENET_STD)
+    return torch.from_numpy(pixels.transpose(0, 3, 1, 2).copy())
+
+
+def _arrays(outputs: torch.Tensor | tuple[torch.Tensor, ...]) -> list[np.ndarray]:
+    outputs = outputs if isinstance(outputs, tuple) else (outputs,)
+    return [output.numpy() for output in outputs]

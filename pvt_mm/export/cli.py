@@ -1,0 +1,172 @@
+"""Exporting, from the command line and from Python."""
+
+from __future__ import annotations
+
+import os
+from argparse import ArgumentParser, BooleanOptionalAction
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, init_default_scope
+from mmengine.runner import CheckpointLoader
+from torch import nn
+
+from pvt_mm.runtime.config import (
+    OptionAction,
+    drop_pretrained,
+    is_classification,
+    is_segmentation,
+    load_config,
+)
+from pvt_mm.runtime.errors import UserError, run_tool
+from pvt_mm.runtime.matching import MatchingKeysHook
+from pvt_mm.runtime.preflight import check_checkpoint
+
+from .check import can_check, compare
+from .export import FORMATS, OPSETS, check_request, export_model
+from .metadata import describe
+from .signature import Exportable, backbone_exportable, model_exportable
+
+__all__ = ["main", "run_export"]
+
+PARTS = ("model", "backbone")
+CLASSIFICATION_SHAPE, SEGMENTATION_SHAPE, DETECTION_SHAPE = (224, 224), (512, 512), (800, 1344)
+# Batch, height and width at which a file of any size is checked.
+CHECKED = ((1, 224, 224), (2, 192, 256), (1, 256, 160))
+
+
+def run_export(
+    config: str | os.PathLike,
+    checkpoint: str,
+    *,
+    format: str = "onnx",
+    out: str | os.PathLike | None = None,
+    part: str = "model",
+    shape: Sequence[int] | None = None,
+    dynamic: bool = True,
+    opset: int | None = None,
+    logits: bool = False,
+    check: bool | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> Path:
+    """Write the model of a config with a checkpoint's weights, and compare it with PyTorch.
+
+    Args:
+        config: The config file.
+        checkpoint: A file, a URL or an alias that holds the whole model.
+        format: ``'onnx'`` or ``'pt2'``.
+        out: The file to write; the config's name in the current folder by default.
+        part: ``'model'``, or ``'backbone'`` for the PVT alone.
+        shape: Height and width in pixels, for a file of one size.
+        dynamic: Whether the file serves images of any size, any number at a time.
+        opset: Version of ONNX's operators; by default the newest that the model can have.
+        logits: Whether a segmentor returns logits in place of labels.
+        check: Whether to run the file beside PyTorch; None if what runs it is installed.
+        cfg_options: Changes of the config, by dotted key.
+
+    Returns:
+        The file.
+
+    Raises:
+        UserError: If something cannot be exported, a package is missing, or the file's numbers
+            are not PyTorch's.
+        CheckpointError: If the checkpoint cannot be fetched or loaded.
+    """
+    cfg = load_config(config, cfg_options)
+    size = tuple(shape) if shape else _shape(cfg)
+    check_request(format, size, opset)
+    if check and not can_check(format):
+        raise UserError("--check needs onnxruntime: pip install onnxruntime")
+    path = Path(out) if out else Path(f"{Path(config).stem}{_suffix(part)}.{format}")
+    if not path.parent.is_dir():
+        raise UserError(f"--out {path}: there is no folder {path.parent}")
+    exportable = load_exportable(cfg, str(checkpoint), part, logits)
+    print(f"exporting {exportable.task}: this takes a minute or more", flush=True)
+    export_model(exportable, path, format, size, dynamic, opset)
+    names = ", ".join(exportable.outputs)
+    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, outputs {names}", flush=True)
+    if check is False or not can_check(format):
+        print("not compared with PyTorch" + ("" if check is False else ": no onnxruntime here"))
+        return path
+    shapes = CHECKED if dynamic else ((1, *size),)
+    for tried, difference in compare(exportable, path, format, shapes).items():
+        print(f"largest difference to PyTorch at {'x'.join(map(str, tried))}: {difference:.1e}")
+    return path
+
+
+def load_exportable(cfg: Config, checkpoint: str, part: str, logits: bool) -> Exportable:
+    """Build a config's model with a checkpoint's weights and describe what is exported of it."""
+    check_checkpoint(checkpoint, "checkpoint")
+    init_default_scope(cfg.get("default_scope", "mmengine"))
+    drop_pretrained(cfg.model, f"{checkpoint} holds the whole model")
+    model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+    if part == "backbone":
+        exportable = backbone_exportable(model.backbone)
+    else:
+        exportable = model_exportable(model, logits)
+    metadata = describe(cfg, model, _load(model, checkpoint))
+    metadata["task"] = f'"{exportable.task}"'
+    return replace(exportable, metadata=metadata)
+
+
+def _load(model: nn.Module, path: str) -> Mapping[str, Any]:
+    """Load a checkpoint strictly and return its ``meta``."""
+    checkpoint = CheckpointLoader.load_checkpoint(path, map_location="cpu", logger="silent")
+    MatchingKeysHook(path).after_load_checkpoint(SimpleNamespace(model=model), checkpoint)
+    return checkpoint.get("meta") or {}
+
+
+def _shape(cfg: Config) -> tuple[int, int]:
+    if is_classification(cfg):
+        return CLASSIFICATION_SHAPE
+    return SEGMENTATION_SHAPE if is_segmentation(cfg) else DETECTION_SHAPE
+
+
+def _suffix(part: str) -> str:
+    return "_backbone" if part == "backbone" else ""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``tools/export.py``.
+
+    Args:
+        argv: The command line without the program's name; ``sys.argv``'s by default.
+
+    Returns:
+        The exit code: 0, or 2 for a mistake that stderr names in one line.
+    """
+    parser = ArgumentParser(prog="export.py", description="Write a model as ONNX or pt2.")
+    parser.add_argument("config", help="config file")
+    parser.add_argument("checkpoint", help="checkpoint of the whole model")
+    parser.add_argument("--format", default="onnx", help=f"{' or '.join(FORMATS)} (onnx)")
+    parser.add_argument("--out", help="file to write; CONFIG.FORMAT in this folder by default")
+    parser.add_argument("--part", choices=PARTS, default="model", help="what to export (model)")
+    parser.add_argument(
+        "--shape", type=int, nargs=2, metavar=("H", "W"), help="size of the images, in pixels"
+    )
+    parser.add_argument(
+        "--dynamic",
+        action="store_true",
+        default=True,
+        help="images of any size, any number at a time; --static: one of --shape",
+    )
+    parser.add_argument("--static", dest="dynamic", action="store_false", help="see --dynamic")
+    parser.add_argument(
+        "--opset",
+        type=int,
+        help=f"ONNX's operators, {OPSETS[0]} to {OPSETS[-1]}; the newest that runs by default",
+    )
+    parser.add_argument("--logits", action="store_true", help="of a segmentor: logits, not labels")
+    parser.add_argument(
+        "--check",
+        action=BooleanOptionalAction,
+        help="compare with PyTorch; by default if onnxruntime is installed",
+    )
+    parser.add_argument("--cfg-options", nargs="+", action=OptionAction, metavar="KEY=VALUE")
+    options = vars(parser.parse_args(argv))
+    return run_tool(lambda: run_export(**options))

@@ -1,0 +1,154 @@
+"""Writing an :class:`~pvt_mm.export.signature.Exportable` as ONNX or as PyTorch's ``pt2``."""
+
+from __future__ import annotations
+
+import copy
+import json
+import logging
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from importlib.util import find_spec
+from pathlib import Path
+
+import torch
+from torch import nn
+from torch.export import Dim, ExportedProgram
+
+from pvt_mm.runtime.errors import UserError
+
+from .modules import convolve_maps, enlarge_by_integers, pool_by_products
+from .signature import Exportable
+
+__all__ = ["FORMATS", "OPSETS", "check_request", "export_model"]
+
+FORMATS = ("onnx", "pt2")
+OPSETS = range(18, 24)  # 20 is the first with a Gelu operator, 23 with Attention
+MIN_SIDE = 32  # pixels
+PACKAGES = ("onnx", "onnxscript")
+METADATA_FILE = "metadata.json"
+
+
+def export_model(
+    exportable: Exportable,
+    path: str | Path,
+    format: str = "onnx",
+    shape: tuple[int, int] = (224, 224),
+    dynamic: bool = True,
+    opset: int | None = None,
+) -> None:
+    """Write a model to a file.
+
+    Args:
+        exportable: The model; it is not changed.
+        path: The file.
+        format: ``'onnx'`` or ``'pt2'``.
+        shape: Height and width of the images, in pixels; an example only if ``dynamic``.
+        dynamic: Whether the file serves images of any size, any number at a time; one image of
+            ``shape`` otherwise.
+        opset: Version of ONNX's operators; by default the newest that the model can have, which
+            is the fastest.
+
+    Raises:
+        UserError: If the format, the shape or the opset is not supported or a package is missing.
+    """
+    check_request(format, shape, opset)
+    if opset and opset > exportable.newest_opset:
+        raise UserError(
+            f"opset {opset}: ONNX Runtime runs this model up to opset {exportable.newest_opset}"
+        )
+    module = copy.deepcopy(exportable.module).eval()
+    for parameter in module.parameters():
+        parameter.requires_grad_(False)
+    pool_by_products(module)
+    enlarge_by_integers(module)
+    if format == "onnx":
+        convolve_maps(module)
+    with _quiet():
+        program = _record(module, exportable, shape, dynamic)
+        if format == "pt2":
+            metadata = json.dumps(dict(exportable.metadata))
+            torch.export.save(program, path, extra_files={METADATA_FILE: metadata})
+        else:
+            opset = opset or exportable.newest_opset
+            _write_onnx(program, exportable, Path(path), opset, dynamic)
+
+
+def check_request(format: str, shape: tuple[int, int], opset: int | None) -> None:
+    """Check what :func:`export_model` is asked for, before a model is built for it.
+
+    Raises:
+        UserError: If the format, the shape or the opset is not supported or a package is missing.
+    """
+    if format not in FORMATS:
+        raise UserError(f"format {format!r} is unknown; known are {', '.join(FORMATS)}")
+    if min(shape) < MIN_SIDE:
+        raise UserError(f"shape {shape[0]}x{shape[1]}: both sides must be at least {MIN_SIDE}")
+    if format == "onnx":
+        if opset is not None and opset not in OPSETS:
+            raise UserError(f"opset {opset}: expected {OPSETS[0]} to {OPSETS[-1]}")
+        missing = [name for name in PACKAGES if find_spec(name) is None]
+        if missing:
+            raise UserError(f"missing for ONNX: pip install {' '.join(missing)}")
+
+
+def _record(
+    module: nn.Module, exportable: Exportable, shape: tuple[int, int], dynamic: bool
+) -> ExportedProgram:
+    images = torch.zeros(2 if dynamic else 1, _channels(module), *_example(shape, dynamic))
+    return torch.export.export(
+        module,
+        exportable.arguments(images),
+        dynamic_shapes=_dynamic_shapes(exportable) if dynamic else None,
+        strict=False,
+    )
+
+
+def _example(shape: tuple[int, int], dynamic: bool) -> tuple[int, int]:
+    # Sides of the same length would be recorded as always the same.
+    height, width = shape
+    return (height, width + MIN_SIDE) if dynamic and height == width else (height, width)
+
+
+def _dynamic_shapes(exportable: Exportable) -> tuple[dict[int, Dim], ...]:
+    batch = Dim("batch", min=1)
+    # Recorded sides of 1, which a map of stage 4 has below, would always be 1.
+    height, width = (Dim(name, min=2 * MIN_SIDE) for name in ("height", "width"))
+    images = {0: batch, 2: height, 3: width}
+    return (images, {0: batch}) if exportable.with_sizes else (images,)
+
+
+def _write_onnx(
+    program: ExportedProgram, exportable: Exportable, path: Path, opset: int, dynamic: bool
+) -> None:
+    from .onnx_operators import TRANSLATIONS
+
+    onnx_program = torch.onnx.export(
+        program,
+        dynamo=True,
+        opset_version=opset,
+        input_names=exportable.inputs,
+        output_names=exportable.outputs,
+        dynamic_shapes=_dynamic_shapes(exportable) if dynamic else None,  # for the names
+        custom_translation_table=TRANSLATIONS,
+        verbose=False,
+    )
+    onnx_program.model.metadata_props.update(exportable.metadata)
+    onnx_program.save(path)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Silence the exporter's own progress and its notes on packages that are not needed."""
+    level = logging.root.manager.disable
+    logging.disable(logging.WARNING)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.disable(level)
+
+
+def _channels(module: nn.Module) -> int:
+    return next(one.in_channels for one in module.modules() if hasattr(one, "patch_embed1"))
