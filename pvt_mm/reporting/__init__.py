@@ -1,0 +1,1 @@
+"""One page about a run: its curves, its metrics, and where its predictions go wrong."""

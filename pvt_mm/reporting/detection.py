@@ -1,0 +1,184 @@
+"""A detector's predictions against the annotations, by pycocotools."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from mmdet.datasets.api_wrappers import COCOeval
+from mmdet.evaluation import CocoMetric
+from mmdet.registry import METRICS
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+
+from pvt_mm.runtime.errors import UserError
+
+from .coco_results import CocoResults
+from .confusion import Confusion
+from .detection_pictures import DetectionPictures
+from .evaluation import Evaluation, ImageScore, Table, build_test_set, check_same_images
+from .predictions import read_detections
+
+__all__ = ["evaluate_detections"]
+
+SCORE = 0.3  # below, a box counts as not predicted, except in AP
+IOU = 0.5  # from here on a box is that of an object
+BACKGROUND = "(nothing)"
+
+
+def evaluate_detections(cfg: Config, path: Path) -> Evaluation:
+    """Evaluate a file of predictions on the config's test set.
+
+    Args:
+        cfg: The run's config.
+        path: What ``tools/test.py --out`` wrote.
+
+    Raises:
+        UserError: If they don't fit each other, or the test set is not COCO's.
+    """
+    samples = read_detections(path)
+    dataset = build_test_set(cfg)
+    if not hasattr(dataset, "cat_ids"):
+        raise UserError(f"the page can only evaluate COCO data, not {type(dataset).__name__}")
+    infos = [dataset.get_data_info(index) for index in range(len(dataset))]
+    check_same_images(path, map(_key, samples), map(_key, infos))
+    classes = dataset.metainfo["classes"]
+    _check_labels(path, samples, len(classes))
+    results = CocoResults(dataset, _metric(cfg, dataset), samples)
+    by_class, by_image = _tally(results.match(IOU), dataset)
+    by_id = {sample["img_id"]: sample for sample in samples}
+    return Evaluation(
+        metrics={name: _mean(precision) for name, precision in results.precisions.items()},
+        table=_table(classes, by_class, results.precisions),
+        confusion=_confusion(results.match(IOU, classwise=False), dataset),
+        images=list(_ranked(infos, by_image, classes)),
+        score_name=f"F1 at IoU {IOU} and score {SCORE}",
+        draw=DetectionPictures(dataset, by_id, results.has_masks, SCORE),
+    )
+
+
+def _key(image: Mapping[str, Any]) -> str:
+    return f"{Path(image['img_path']).name} (id {image['img_id']})"
+
+
+def _check_labels(path: Path, samples: Sequence[Mapping], classes: int) -> None:
+    for sample in samples:
+        labels = sample["pred_instances"]["labels"]
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < classes:
+            raise UserError(
+                f"--predictions {path}: class {int(labels.max())} in {sample['img_path']}, but "
+                f"the run's test set has {classes} classes"
+            )
+
+
+def _metric(cfg: Config, dataset: BaseDataset) -> CocoMetric:
+    """Build the config's own metric, whose settings decide what AP is."""
+    evaluators = cfg.test_evaluator
+    evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
+    for config in evaluators:
+        if str(config.get("type")).rpartition(".")[2] == "CocoMetric":
+            with METRICS.switch_scope_and_registry("mmdet") as registry:
+                metric = registry.build(config)
+            metric.cat_ids = dataset.cat_ids
+            return metric
+    raise UserError("the page needs a CocoMetric in the config's test_evaluator")
+
+
+def _mean(precision: np.ndarray) -> float | None:
+    counted = precision[precision > -1]
+    return float(counted.mean()) if counted.size else None
+
+
+def _tally(evaluation: COCOeval, dataset: BaseDataset) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+    """Count objects found, objects missed and false boxes.
+
+    Returns:
+        ``(classes, 3)``, and the same for each image's identity.
+    """
+    classes = len(dataset.cat_ids)
+    by_image = {image: np.zeros((classes, 3), int) for image in evaluation.params.imgIds}
+    for entry in filter(None, evaluation.evalImgs):
+        kept = (np.array(entry["dtScores"]) >= SCORE) & ~entry["dtIgnore"][0].astype(bool)
+        right = kept & (entry["dtMatches"][0] > 0)
+        objects = np.count_nonzero(~np.array(entry["gtIgnore"], bool))
+        found = right.sum()
+        label = dataset.cat2label[entry["category_id"]]
+        by_image[entry["image_id"]][label] = found, objects - found, kept.sum() - found
+    return sum(by_image.values(), np.zeros((classes, 3), int)), by_image
+
+
+def _confusion(evaluation: COCOeval, dataset: BaseDataset) -> Confusion:
+    """Match boxes and objects whatever their classes, the highest score first."""
+    labels = dataset.cat2label
+    nothing = len(labels)
+    counts = np.zeros((nothing + 1, nothing + 1), int)
+    label_of = [
+        {key: labels.get(entry["category_id"]) for key, entry in side.anns.items()}
+        for side in (evaluation.cocoGt, evaluation.cocoDt)
+    ]
+    for entry in filter(None, evaluation.evalImgs):
+        left = {
+            key
+            for key, ignored in zip(entry["gtIds"], entry["gtIgnore"], strict=True)
+            if not ignored and label_of[0][key] is not None  # the config may leave classes out
+        }
+        rows = zip(
+            entry["dtIds"],
+            entry["dtScores"],
+            entry["dtMatches"][0],
+            entry["dtIgnore"][0],
+            strict=True,
+        )
+        for key, score, match, ignored in rows:
+            if score < SCORE or ignored:
+                continue
+            true = label_of[0][int(match)] if match else nothing
+            if true is not None:
+                counts[true, label_of[1][key]] += 1
+            left.discard(int(match))
+        for key in left:
+            counts[label_of[0][key], nothing] += 1
+    names = (*dataset.metainfo["classes"], BACKGROUND)
+    return Confusion(names, counts, "objects", background=True)
+
+
+def _table(
+    classes: Sequence[str],
+    counts: np.ndarray,
+    precisions: Mapping[str, np.ndarray],
+) -> Table:
+    rows = [
+        (
+            name,
+            *(_mean(precision[..., label]) for precision in precisions.values()),
+            found + missed,
+            missed,
+            false,
+        )
+        for label, (name, (found, missed, false)) in enumerate(
+            zip(classes, counts.tolist(), strict=True)
+        )
+    ]
+    columns = ("class", *precisions, "objects", "missed", "false")
+    note = f"Missed objects and false boxes are counted at IoU {IOU} and score {SCORE}."
+    return Table(columns, rows, note)
+
+
+def _ranked(
+    infos: Sequence[Mapping], by_image: Mapping[int, np.ndarray], classes: Sequence[str]
+) -> Iterator[ImageScore]:
+    for index, info in enumerate(infos):
+        counts = by_image[info["img_id"]]
+        found, missed, false = counts.sum(axis=0).tolist()
+        if total := 2 * found + missed + false:
+            parts = [f"{found} of {found + missed} found"]
+            for what, column in (("missed", 1), ("false", 2)):
+                if counts[:, column].any():
+                    named = [f"{n} {classes[i]}" for i, n in enumerate(counts[:, column]) if n]
+                    parts.append(f"{what}: {', '.join(named)}")
+            name = Path(info["img_path"]).name
+            yield ImageScore(
+                index, name, 2 * found / total, found + missed + false, "; ".join(parts)
+            )
