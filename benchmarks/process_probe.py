@@ -1,0 +1,111 @@
+"""What this process and its children hold, read from Linux's /proc."""
+
+from __future__ import annotations
+
+import os
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+__all__ = ["Probe", "Sample"]
+
+MB = 1e6
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One look at a process.
+
+    Attributes:
+        seconds: Since the probe began.
+        rss_mb: Resident memory of the process, in MB.
+        workers_pss_mb: That of its children, in MB; a page counts by the share they have in it.
+        workers: Number of children.
+        descriptors: Open descriptors of the process.
+        threads: Threads of the process, without the one that looks.
+        step_seconds: Median of the steps since the sample before; None if there was none.
+    """
+
+    seconds: float
+    rss_mb: float
+    workers_pss_mb: float
+    workers: int
+    descriptors: int
+    threads: int
+    step_seconds: float | None
+
+
+class Probe:
+    """Looks at this process at even intervals, from a thread of its own.
+
+    Used as a context manager: the block is what is looked at.
+
+    Args:
+        interval: Seconds between samples.
+    """
+
+    def __init__(self, interval: float) -> None:
+        self.interval = interval
+        self.samples: list[Sample] = []
+        self.steps = 0
+        self._recent: list[float] = []  # seconds of the steps since the last sample
+        self._start = time.monotonic()
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> Probe:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *unused: object) -> None:
+        self.stop()
+
+    def stop(self) -> None:
+        """Look no more."""
+        self._stop.set()
+        self._thread.join()
+
+    @property
+    def elapsed(self) -> float:
+        """Seconds since the probe was made."""
+        return time.monotonic() - self._start
+
+    def step(self, seconds: float) -> None:
+        """Note that a step took so long."""
+        self.steps += 1
+        self._recent.append(seconds)
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self.interval - self.elapsed % self.interval):
+            if self.steps:  # before the first one the job is being built
+                self.samples.append(self._look())
+
+    def _look(self) -> Sample:
+        recent, self._recent = self._recent, []
+        children = _children()
+        return Sample(
+            seconds=round(self.elapsed, 2),
+            rss_mb=_memory("self", "Rss"),
+            workers_pss_mb=sum(_memory(child, "Pss") for child in children),
+            workers=len(children),
+            # Listing them opens one more.
+            descriptors=len(os.listdir("/proc/self/fd")) - 1,
+            threads=len(os.listdir("/proc/self/task")) - 1,
+            step_seconds=round(median(recent), 5) if recent else None,
+        )
+
+
+def _children() -> list[str]:
+    lists = Path("/proc/self/task").glob("*/children")
+    return [child for path in lists for child in path.read_text().split()]
+
+
+def _memory(process: str, kind: str) -> float:
+    try:
+        lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
+    except (FileNotFoundError, ProcessLookupError):  # it has just ended
+        return 0.0
+    kibibytes = next(line.split()[1] for line in lines if line.startswith(f"{kind}:"))
+    return int(kibibytes) * 1024 / MB
