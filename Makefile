@@ -12,7 +12,7 @@ SETUP = @$(PYTHON) tools/setup_env.py --venv "$(VENV)" \
 BIN = "$(VENV)/bin"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev peers demo test lint clean
+.PHONY: help setup setup-dev peers demo test docs lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -33,11 +33,14 @@ demo: setup ## train, test and draw a small detector on synthetic images
 test: peers ## run the test suite; ARGS="-k attention" is handed to pytest
 	@$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
 
+docs: setup-dev ## build the documentation as a site, in site/
+	@$(BIN)/mkdocs build --quiet
+
 lint: setup-dev ## check style and format with ruff
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 
 clean: ## remove the environments and build leftovers; work_dirs and data stay
 	@$(PYTHON) tools/setup_env.py --venv "$(VENV)" --remove
-	@rm -rf build dist pvt_mm.egg-info .pytest_cache .ruff_cache .hypothesis
+	@rm -rf build dist pvt_mm.egg-info site .pytest_cache .ruff_cache .hypothesis
 	@find pvt_mm tools tests configs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -36,7 +36,7 @@ STD = (58.395, 57.12, 57.375)
 class AttentionMaps(NamedTuple):
     """Where one token of a stage looks.
 
-    Args:
+    Attributes:
         weights: ``(heads, h, w)`` on the map of reduced tokens; those of a head sum to 1.
         area: Height and width in pixels of what that map covers, from the image's upper left
             corner: SRA leaves out rows and columns that fill no reduction window.
