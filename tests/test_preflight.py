@@ -404,7 +404,7 @@ def test_resume_auto_without_checkpoint_keeps_load_from(place, monkeypatch):
     argv = [DETECTOR, "--work-dir", "out", "--resume", "--cfg-options", "load_from=good.pth"]
     with pytest.raises(Started):
         train.main(argv)
-    (place / "out").mkdir()
+    (place / "out").mkdir(exist_ok=True)
     whole = {"meta": {"iter": 1}, "state_dict": {}, "optimizer": {}}
     torch.save(whole, place / "out" / "epoch_1.pth")
     (place / "out" / "last_checkpoint").write_text("out/epoch_1.pth")
