@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -75,7 +76,8 @@ def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int], hw: tuple[int, in
     Reference: PVT, section 3.4, arXiv:2102.12122. The authors' code compares token counts, not
     height and width, and so misplaces the embedding of, say, a 112x448 image.
     """
-    if not is_recording() and hw == grid:  # else the record would not serve this one size
+    # A graph for any size must not leave it out for this one.
+    if hw == grid and (torch.jit.is_tracing() or not is_recording()):
         return pos_embed
     as_map = tokens_to_map(pos_embed, grid)
     return map_to_tokens(F.interpolate(as_map, size=hw, mode="bilinear", align_corners=False))

@@ -54,7 +54,7 @@ class DetectionPictures:
     def _load(self, info: dict, size: tuple[int, int]) -> dict:
         steps = (
             {"type": "LoadImageFromFile", "backend_args": self.dataset.backend_args},
-            {"type": "LoadAnnotations", "with_bbox": True, "with_mask": self.masks},
+            {"type": "mmdet.LoadAnnotations", "with_bbox": True, "with_mask": self.masks},
             {"type": "Resize", "scale": size[::-1], "keep_ratio": False},
             {"type": "PackDetInputs", "meta_keys": ()},
         )
