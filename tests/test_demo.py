@@ -14,7 +14,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def test_demo_trains_once_and_goes_on_after_an_interruption(tmp_path, monkeypatch, capsys):
-    from mmengine.runner import EpochBasedTrainLoop
+    from mmengine.runner import ResumableEpochLoop
 
     from pvt_mm.runtime import demo
 
@@ -30,7 +30,7 @@ def test_demo_trains_once_and_goes_on_after_an_interruption(tmp_path, monkeypatc
     )
     arguments = (tmp_path / "work", config, DemoSpec(train=4, val=2, size=64))
     epochs = []
-    run_epoch = EpochBasedTrainLoop.run_epoch
+    run_epoch = ResumableEpochLoop.run_epoch
 
     def counted(loop):
         epochs.append(loop.epoch)
@@ -38,7 +38,7 @@ def test_demo_trains_once_and_goes_on_after_an_interruption(tmp_path, monkeypatc
             raise KeyboardInterrupt
         run_epoch(loop)
 
-    monkeypatch.setattr(EpochBasedTrainLoop, "run_epoch", counted)
+    monkeypatch.setattr(ResumableEpochLoop, "run_epoch", counted)
     with pytest.raises(KeyboardInterrupt):
         demo.run_demo(*arguments)
     result = demo.run_demo(*arguments)
