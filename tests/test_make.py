@@ -22,7 +22,17 @@ def make(*args: str) -> str:
 
 def test_make_help_lists_every_target():
     listed = re.findall(r"^  make (\S+) +\S", make("help"), re.MULTILINE)
-    assert listed == ["help", "setup", "setup-dev", "peers", "demo", "test", "docs", "lint", "clean"]
+    assert listed == [
+        "help",
+        "setup",
+        "setup-dev",
+        "peers",
+        "demo",
+        "test",
+        "docs",
+        "lint",
+        "clean",
+    ]
     assert make() == make("help")
 
 
