@@ -8,7 +8,10 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-__all__ = ["replacing"]
+__all__ = ["PARTIAL", "replacing"]
+
+# How the names of files that are being written end; a killed process leaves one behind.
+PARTIAL = ".partial"
 
 
 @contextmanager
@@ -25,7 +28,7 @@ def replacing(path: Path) -> Iterator[Path]:
     Raises:
         OSError: If the folder is missing or cannot be written to.
     """
-    handle, name = tempfile.mkstemp(".partial", path.name + ".", path.parent)
+    handle, name = tempfile.mkstemp(PARTIAL, f".{path.name}.", path.parent)
     os.close(handle)
     partial = Path(name)
     try:
@@ -34,5 +37,15 @@ def replacing(path: Path) -> Iterator[Path]:
             os.fsync(file.fileno())
         partial.chmod(0o644)  # mkstemp's files are private
         partial.replace(path)
+        _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    """Put on the disk that the folder has a file of this name."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

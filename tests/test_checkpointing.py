@@ -109,10 +109,11 @@ def test_an_unwritable_work_dir_is_told(tmp_path, monkeypatch):
 
 
 def test_leftovers_are_removed_and_nothing_else(tmp_path, monkeypatch):
-    def die(*args):
+    def die(*args, **kwargs):
         raise KeyboardInterrupt  # passes by all that cleans up, as a kill does
 
-    monkeypatch.setattr(atomic.os, "replace", die)
+    monkeypatch.setattr(Path, "replace", die)
+    monkeypatch.setattr(Path, "unlink", die)
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "epoch_2.pth", b"new")
     monkeypatch.undo()

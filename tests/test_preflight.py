@@ -139,6 +139,18 @@ OPTION_MISTAKES = {
     "AMP twice": ("optim_wrapper.type=ApexOptimWrapper", ["--amp", "ApexOptimWrapper"]),
     "no scale": ("auto_scale_lr=None", ["--auto-scale-lr", "auto_scale_lr.base_batch_size"]),
     "evaluator": ("val_evaluator.ann_file=no.json", ["val_evaluator", "no.json", "not found"]),
+} | {
+    f"{key}={value}": (f"val_dataloader.dataset.{key}={value}", [f"dataset.{key}", *named])
+    for key, value, *named in (
+        ("metainfo.classes", "True", "names", "True"),
+        ("data_root", "True", "a folder", "True"),
+        ("data_prefix", "7", "a dict", "7"),
+        ("backend_args", "[", "a dict", "'['"),
+        ("_scope_", "True", "a text", "True"),
+        ("pipeline", "7", "a list", "7"),
+        ("type", "7", "a class", "7"),
+        ("ann_file", "7", "a file", "7"),
+    )
 }
 
 

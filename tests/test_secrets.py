@@ -9,8 +9,8 @@ from urllib.error import URLError
 import pytest
 
 from pvt_mm.checkpoints import DownloadError, download
-from pvt_mm.checkpoints.wording import public
 from pvt_mm.datasets import DemoSpec, make_demo_data
+from pvt_mm.wording import public
 
 ROOT = Path(__file__).parents[1]
 CONFIG = str(ROOT / "configs" / "retinanet_pvt_v2_b0_fpn_demo.py")

@@ -2,6 +2,7 @@
 
 import sys
 import time
+from mmap import mmap
 from pathlib import Path
 
 import numpy as np
@@ -94,22 +95,24 @@ def test_medians_of_thirds():
 
 
 def test_the_probe_sees_memory_and_descriptors_come(tmp_path):
-    block, files = None, []
+    files = []
     with Probe(interval=0.05) as probe:
         probe.step(0.25)
         while len(probe.samples) < 3:
             time.sleep(0.01)
-        block = np.ones(10_000_000)  # 80 MB
+        # Not from malloc, which may have as much left over from earlier tests.
+        block = mmap(-1, 80_000_000)
+        block.write(b"1" * len(block))
         files = [(tmp_path / str(index)).open("w") for index in range(5)]
         seen = len(probe.samples)
         while len(probe.samples) < seen + 2:
             time.sleep(0.01)
     first, last = probe.samples[0], probe.samples[-1]
-    assert last.rss_mb - first.rss_mb == pytest.approx(block.nbytes / 1e6, abs=20)
+    assert last.rss_mb - first.rss_mb == pytest.approx(len(block) / 1e6, abs=20)
     assert last.descriptors - first.descriptors == len(files)
     assert last.threads == first.threads
     assert first.step_seconds == 0.25 and last.step_seconds is None
-    for file in files:
+    for file in [*files, block]:
         file.close()
 
 

@@ -77,7 +77,7 @@ def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int], hw: tuple[int, in
     height and width, and so misplaces the embedding of, say, a 112x448 image.
     """
     # A graph for any size must not leave it out for this one.
-    if hw == grid and (torch.jit.is_tracing() or not is_recording()):
+    if (torch.jit.is_tracing() or not is_recording()) and hw == grid:
         return pos_embed
     as_map = tokens_to_map(pos_embed, grid)
     return map_to_tokens(F.interpolate(as_map, size=hw, mode="bilinear", align_corners=False))

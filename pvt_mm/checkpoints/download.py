@@ -19,9 +19,9 @@ from mmengine.logging import print_log
 
 from ..files import replacing
 from ..version import __version__
+from ..wording import printable, public
 from .errors import DamagedCheckpointError, DownloadError
 from .safe_load import safe_load
-from .wording import printable, public
 
 __all__ = ["cached_path", "load_or_fetch", "load_url", "sha256_of"]
 

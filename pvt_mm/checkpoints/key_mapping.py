@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
+from ..wording import some
 from .errors import CheckpointError
 from .layouts import CLASSIFIER, LAYOUTS, Layout
 from .recognise import describe, foreign_network, recognise_arch
@@ -28,7 +29,6 @@ __all__ = [
 
 _WRAPPERS = ("state_dict", "model", "model_ema")
 _USUAL_PREFIXES = ("", "backbone.", "module.", "module.backbone.")
-_SHOWN = 3
 
 
 class MappedState(NamedTuple):
@@ -173,7 +173,7 @@ def locate(state: Mapping[str, Any], prefix: str | None = None) -> Located:
     if prefix is not None:
         prefix = prefix if prefix.endswith(".") or not prefix else f"{prefix}."
         if not any(key.startswith(prefix) for key in state):
-            raise CheckpointError(f"no key begins with {prefix}, but for example {_some(state)}")
+            raise CheckpointError(f"no key begins with {prefix}, but for example {some(state)}")
     found = _anchors(state)
     if prefix is not None:
         found = {start: layout for start, layout in found.items() if start == prefix}
@@ -182,7 +182,7 @@ def locate(state: Mapping[str, Any], prefix: str | None = None) -> Located:
         guess = f"it looks like {network}" if network else "it is of another network"
         raise CheckpointError(
             f"holds no PVT: {guess}; it has no patch_embed1.proj.weight or its like, "
-            f"but for example {_some(state)}"
+            f"but for example {some(state)}"
         )
     start = next((usual for usual in _USUAL_PREFIXES if usual in found), None)
     if start is None:
@@ -212,7 +212,3 @@ def _inner(key: str, layout: Layout) -> str:
     """Give a key the prefix that it has beside a head."""
     has_it = not layout.inner or key.startswith(layout.inner) or key in layout.outer
     return key if has_it else layout.inner + key
-
-
-def _some(keys: Mapping[str, Any]) -> str:
-    return ", ".join(list(keys)[:_SHOWN])

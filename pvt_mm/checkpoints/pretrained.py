@@ -12,12 +12,12 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from ..wording import public
 from .errors import CheckpointError, DownloadError
 from .key_mapping import locate, map_classifier, to_ours
 from .layouts import CLASSIFIER
 from .recognise import describe, traits_of
 from .schemes import FROM_SCRATCH, read_once
-from .wording import public
 
 if TYPE_CHECKING:
     from ..backbones import PVT, PVTv2

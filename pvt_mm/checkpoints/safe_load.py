@@ -14,12 +14,12 @@ from typing import IO, Any
 import torch
 from mmengine.utils import digit_version
 
+from ..wording import printable
 from . import restricted_pickle
 from .dry_run import Bounded, check_legacy, check_record
 from .errors import FETCH_AGAIN, CheckpointError, DamagedCheckpointError, RefusedCheckpointError
 from .layout_of_file import layout_of, open_regular
 from .stand_ins import ALLOWED, resolve
-from .wording import printable
 from .zip_directory import record_sizes
 
 __all__ = ["safe_load"]

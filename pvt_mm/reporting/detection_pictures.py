@@ -54,11 +54,13 @@ class DetectionPictures:
     def _load(self, info: dict, size: tuple[int, int]) -> dict:
         steps = (
             {"type": "LoadImageFromFile", "backend_args": self.dataset.backend_args},
-            {"type": "mmdet.LoadAnnotations", "with_bbox": True, "with_mask": self.masks},
+            {"type": "LoadAnnotations", "with_bbox": True, "with_mask": self.masks},
             {"type": "Resize", "scale": size[::-1], "keep_ratio": False},
             {"type": "PackDetInputs", "meta_keys": ()},
         )
-        return Compose([TRANSFORMS.build(step) for step in steps])(info)
+        # Other libraries have a LoadAnnotations of their own.
+        with TRANSFORMS.switch_scope_and_registry("mmdet") as registry:
+            return Compose([registry.build(step) for step in steps])(info)
 
     def _predicted(
         self, image: Any, original: tuple[int, int], size: tuple[int, int]

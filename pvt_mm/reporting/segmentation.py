@@ -94,7 +94,9 @@ class _LabelReader:
         self.dataset, self.maps = dataset, maps
         steps = [node for _, node in walk(cfg.test_dataloader.dataset.get("pipeline", []))]
         loads = [step for step in steps if str(step.get("type")).endswith("LoadAnnotations")]
-        self.load = TRANSFORMS.build({"type": "LoadAnnotations", **(loads[0] if loads else {})})
+        # Other libraries have a LoadAnnotations of their own.
+        with TRANSFORMS.switch_scope_and_registry("mmseg") as registry:
+            self.load = registry.build(loads[0] if loads else {"type": "LoadAnnotations"})
 
     def __call__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
         info = self.dataset.get_data_info(index)

@@ -2,19 +2,19 @@
 
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from errno import EDQUOT, ENOSPC, EROFS
 from pathlib import Path
 
 from mmengine.fileio import LocalBackend, register_backend
+
+from pvt_mm.files import PARTIAL, replacing
 
 from .config import log
 from .errors import UserError
 
 __all__ = ["AtomicBackend", "check_writable", "disk_faults", "remove_leftovers", "write_atomically"]
 
-# Of the files that are being written; a killed run leaves one behind.
-SUFFIX = ".partial"
 REMEDIES = {
     ENOSPC: "free some space or choose another --work-dir",
     EDQUOT: "free some of your quota or choose another --work-dir",
@@ -34,28 +34,12 @@ def write_atomically(path: str | os.PathLike, content: bytes) -> None:
             nothing half-written is left.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}{SUFFIX}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with partial.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(partial, path)
-        _sync_folder(path.parent)
+        with replacing(path) as partial:
+            partial.write_bytes(content)
     except OSError as error:
-        with suppress(OSError):
-            partial.unlink()
         raise _fault(path, error) from error
-
-
-def _sync_folder(folder: Path) -> None:
-    """Put on the disk that the folder has a file of this name."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _fault(path: str | os.PathLike, error: OSError) -> UserError:
@@ -92,7 +76,7 @@ def check_writable(folder: str | os.PathLike) -> None:
 
 def remove_leftovers(folder: str | os.PathLike) -> None:
     """Remove what runs that were killed in the middle of a save left in a folder."""
-    for path in Path(folder).glob(f".*{SUFFIX}"):
+    for path in Path(folder).glob(f".*{PARTIAL}"):
         log(f"{path} is what a killed run left of a save: removed")
         path.unlink(missing_ok=True)
 

@@ -15,7 +15,9 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..stack import version_of
+from ..wording import one_line
 from .errors import UserError
+from .kinds import check_kinds
 
 __all__ = [
     "CHECKOUT_CONFIGS",
@@ -33,13 +35,6 @@ __all__ = [
 TYPO_RATIO = 0.82
 # Keys that mm's tools and Runner read from the config though Runner's signature lacks them.
 EXTRA_KEYS = {"find_unused_parameters", "sync_bn", "compile", "runner_type", "model_wrapper_cfg"}
-# What has to be of which type wherever it is not None.
-KINDS = {
-    Mapping: ("model", "optim_wrapper", "env_cfg", "default_hooks", "auto_scale_lr")
-    + tuple(f"{split}_dataloader" for split in ("train", "val", "test"))
-    + tuple(f"{split}_cfg" for split in ("train", "val", "test")),
-    str: ("load_from", "work_dir", "default_scope"),
-}
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 # In a checkout a link to configs/, in a wheel a copy.
 CHECKOUT_CONFIGS = (Path(__file__).resolve().parents[1] / ".mim" / "configs").resolve()
@@ -111,37 +106,20 @@ def load_config(
     try:
         cfg = Config.fromfile(str(path))
     except Exception as error:  # whatever the file's Python, or that of a _base_, does
-        reason = " ".join(str(error).split())
-        raise UserError(f"config {path}: {type(error).__name__}: {reason}") from error
+        raise UserError(f"config {path}: {one_line(error)}") from error
     if options:
         check_options(cfg, options)
         try:
             cfg.merge_from_dict(dict(options))
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"--cfg-options cannot be merged: {error}") from error
-    _check_kinds(path, cfg)
+    check_kinds(path, cfg)
     cfg.launcher = launcher
     if work_dir is not None:
         cfg.work_dir = str(work_dir)
     elif cfg.get("work_dir") is None:
         cfg.work_dir = str(Path("work_dirs") / path.stem)
     return cfg
-
-
-def _check_kinds(path: Path, cfg: Config) -> None:
-    for kind, keys in KINDS.items():
-        for key in keys:
-            value = cfg.get(key)
-            if value is not None and not isinstance(value, kind):
-                expected = "a dict" if kind is Mapping else "a text"
-                found = type(value).__name__
-                raise UserError(f"config {path}: {key} must be {expected}, found {found}")
-    if cfg.get("model") is None:
-        raise UserError(f"config {path}: there is no model")
-    for split in ("train", "val", "test"):
-        loader = cfg.get(f"{split}_dataloader")
-        if loader is not None and not isinstance(loader.get("dataset"), Mapping):
-            raise UserError(f"config {path}: {split}_dataloader.dataset must be a dict")
 
 
 def _find_forked_mmseg() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -11,8 +12,11 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
 from pvt_mm.datasets.checks import ImageReader, LabelReader
+from pvt_mm.wording import one_line
 
 from .config import walk
+from .errors import UserError
+from .kinds import dataset_configs
 
 __all__ = ["Source", "sources"]
 
@@ -86,28 +90,20 @@ def sources(cfg: Config, split: str) -> Iterator[Source]:
     loader = cfg.get(f"{split}_dataloader")
     if loader is None:
         return
-    for where, config in _leaves(loader["dataset"], f"{split}_dataloader.dataset"):
-        dataset = _build(config, cfg.get("default_scope", "mmengine"))
+    for where, config in dataset_configs(loader["dataset"], f"{split}_dataloader.dataset"):
+        dataset = _build(where, config, cfg.get("default_scope", "mmengine"))
         if dataset is not None:
             yield Source(where, config, dataset)
 
 
-def _leaves(node: Any, where: str) -> Iterator[tuple[str, Mapping]]:
-    """Yield the configs of the real data sets inside wrappers such as RepeatDataset."""
-    if isinstance(node.get("dataset"), Mapping):
-        yield from _leaves(node["dataset"], f"{where}.dataset")
-    elif isinstance(node.get("datasets"), (list, tuple)):
-        for index, inner in enumerate(node["datasets"]):
-            yield from _leaves(inner, f"{where}.datasets.{index}")
-    else:
-        yield where, node
-
-
-def _build(dataset_cfg: Mapping, scope: str) -> BaseDataset | None:
+def _build(where: str, dataset_cfg: Mapping, scope: str) -> BaseDataset | None:
     """Build a data set that has its paths and classes but no annotations.
 
     Returns:
         The data set, or ``None`` if it is of a kind we know nothing about or not on this disk.
+
+    Raises:
+        UserError: If the data set refuses its arguments.
     """
     backend = (dataset_cfg.get("backend_args") or {}).get("backend", "local")
     if backend not in ("local", "LocalBackend") or "://" in str(dataset_cfg.get("data_root")):
@@ -117,10 +113,19 @@ def _build(dataset_cfg: Mapping, scope: str) -> BaseDataset | None:
         kind = registry.get(kind) if isinstance(kind, str) else kind
         if not isinstance(kind, type) or not issubclass(kind, BaseDataset):
             return None
+        if not _takes_any_arguments(kind):
+            return None
         try:
             return registry.build({**dataset_cfg, "pipeline": [], "lazy_init": True})
-        except TypeError:  # its class does not take these arguments
-            return None
+        except Exception as error:  # whatever a data set's own code does with its arguments
+            raise UserError(f"{where} cannot be built: {one_line(error)}") from error
+
+
+def _takes_any_arguments(kind: type) -> bool:
+    """Whether arguments that a class does not name reach mmengine's BaseDataset."""
+    parameters = inspect.signature(kind).parameters
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return any_name or {"pipeline", "lazy_init"} <= parameters.keys()
 
 
 def _scales(pipeline: Any) -> Iterator[tuple[int, int]]:

@@ -10,6 +10,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.structures import BaseDataElement
 
 from pvt_mm.datasets.checks import ERROR, IGNORED, KINDS, check_mask
+from pvt_mm.wording import one_line
 
 __all__ = ["check_masks", "check_sample", "describe"]
 
@@ -81,4 +82,4 @@ def describe(error: Exception) -> str:
         if hasattr(owner, "transform") and not hasattr(owner, "transforms"):
             transform = f"{type(owner).__name__}: "
         trace = trace.tb_next
-    return f"{transform}{type(error).__name__}: {' '.join(str(error).split())}"
+    return f"{transform}{one_line(error)}"
