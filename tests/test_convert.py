@@ -166,6 +166,10 @@ def without(*starts):
     return lambda state: [state.pop(k) for k in list(state) if k.startswith(starts)]
 
 
+def shaped(key, *shape):
+    return lambda state: state.update({key: torch.ones(shape)})
+
+
 @pytest.mark.parametrize(
     ("version", "to", "change", "words"),
     [
@@ -186,6 +190,9 @@ def without(*starts):
             r"norm4.bias has shape \(3,\), expected \(32,\)",
         ),
         (2, "timm", lambda s: s.update({"norm4.bias": 3}), "norm4.bias must be a tensor"),
+        (2, "mmdet", shaped("block3.0.attn.sr.weight"), "shapes that no PVT has"),
+        (2, "mmdet", shaped("patch_embed4.proj.weight", 0, 32), "shapes that no PVT has"),
+        (2, "timm", shaped("block1.0.attn.sr.weight", 16, 8, 1, 0), "sr_ratios"),
     ],
 )
 def test_what_cannot_be_placed_is_listed(tmp_path, capsys, version, to, change, words):

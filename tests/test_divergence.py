@@ -5,8 +5,10 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from mmcv.transforms import LoadImageFromFile
 from mmengine.model import BaseModel
 from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
@@ -20,6 +22,7 @@ from pvt_mm.runtime.errors import Diverged, run_tool
 
 ROOT = Path(__file__).parents[1]
 DETECTOR = str(ROOT / "configs" / "retinanet_pvt_v2_b0_fpn_demo.py")
+MASK_DETECTOR = str(ROOT / "configs" / "mask_rcnn_pvt_v2_b0_fpn_demo.py")
 SEGMENTOR = str(ROOT / "configs" / "fpn_pvt_v2_b0_demo.py")
 
 
@@ -198,3 +201,37 @@ def test_real_networks_stop_too(tmp_path, monkeypatch, capfd, config):
     assert re.search(r"error: training diverged: .* in iteration \d \(epoch 1\): loss ", error)
     assert re.search(r"images \S*/images/training/\S+.*learning rate 1e\+18", error)
     assert not list((tmp_path / "out").glob("*.pth"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [DETECTOR, MASK_DETECTOR, SEGMENTOR])
+def test_an_image_of_nan_costs_real_networks_one_step(tmp_path, monkeypatch, config):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("DEMO_ROOT", str(tmp_path / "data"))
+    make_demo_data(tmp_path / "data", DemoSpec(train=8, val=2, size=64))
+    load = LoadImageFromFile.transform
+
+    def spoil(self, results):
+        loaded = load(self, results)
+        if results["img_path"].endswith("training_00003.png"):
+            loaded["img"] = np.full_like(loaded["img"], np.nan, dtype=np.float32)
+        return loaded
+
+    monkeypatch.setattr(LoadImageFromFile, "transform", spoil)
+    length = {"max_iters": 4} if config == SEGMENTOR else {"max_epochs": 1}
+    options = {f"train_cfg.{key}": value for key, value in length.items()}
+    options |= {
+        "train_cfg.val_interval": 100,
+        "train_dataloader.batch_size": 2,
+        "train_dataloader.num_workers": 0,
+        "train_dataloader.persistent_workers": False,
+    }
+    pairs = [f"{key}={value}" for key, value in options.items()]
+    run = [config, "--work-dir", "out", "--on-divergence", "skip", "--cfg-options", *pairs]
+    assert train.main(run) == 0
+    (log,) = (tmp_path / "out").glob("*/*.log")
+    skipped = [line for line in log.read_text().splitlines() if "step skipped" in line]
+    assert len(skipped) == 1 and "training_00003.png" in skipped[0]
+    (saved,) = (tmp_path / "out").glob("[ei]*_*.pth")
+    state = safe_load(saved)["state_dict"]
+    assert all(value.isfinite().all() for value in state.values())

@@ -177,7 +177,7 @@ def test_the_canary_works(tmp_path, name):
 
 def test_all_offending_names_are_listed(tmp_path, any_torch):
     pickled = dumps({"a": Call(eval, "1"), "b": Call(exec, "1"), "c": Call(open, "f")})
-    with pytest.raises(RefusedCheckpointError, match="builtins.eval, builtins.exec, .*open"):
+    with pytest.raises(RefusedCheckpointError, match=r"(?=.*\.eval\b)(?=.*\.exec\b).*\.open\b"):
         safe_load(as_zip(tmp_path / "a.pth", pickled))
 
 

@@ -34,7 +34,6 @@ from mmengine.hooks import Hook  # noqa: E402
 from mmengine.registry import HOOKS  # noqa: E402
 
 from pvt_mm.datasets import DemoSpec, make_demo_data  # noqa: E402
-from pvt_mm.runtime import atomic  # noqa: E402
 from pvt_mm.runtime.errors import run_tool  # noqa: E402
 from pvt_mm.runtime.train import run_train  # noqa: E402
 
@@ -128,6 +127,9 @@ class JournalHook(Hook):
     def before_val(self, runner):
         board.write("validate")
 
+    def after_val(self, runner):
+        board.write("step")
+
     def _note(self, entry):
         with self.path.open("a") as journal:
             journal.write(json.dumps(entry) + "\n")
@@ -148,7 +150,7 @@ def slow_down(name: str, phase: str) -> None:
         board.write(before)
         return result
 
-    setattr(atomic.os, name, slowed)
+    setattr(os, name, slowed)
 
 
 def start(config: str, work_dir: Path) -> int:
@@ -186,7 +188,7 @@ def finish(pid: int) -> int:
 def kill_in(pid: int, phase: str, rng: random.Random) -> str | None:
     """Kill a run at a random moment of a phase; return the phase that was hit, None if it ended."""
     skip = rng.randrange(PHASES[phase])
-    delay = rng.uniform(0, {"start": 4, "step": 0.3, "validate": 1}.get(phase, DELAY))
+    delay = rng.uniform(0, {"start": 4, "step": 0.3, "validate": 0.5}.get(phase, DELAY))
     seen = None
     while True:
         if os.waitpid(pid, os.WNOHANG)[0]:
