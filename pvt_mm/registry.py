@@ -28,6 +28,11 @@ DATA_SAMPLERS = Registry(
 TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope="pvt_mm", locations=[_CLS])
 METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="pvt_mm", locations=[_CLS])
 HOOKS = Registry(
-    "hook", parent=MMENGINE_HOOKS, scope="pvt_mm", locations=["pvt_mm.runtime.checkpointing"]
+    "hook",
+    parent=MMENGINE_HOOKS,
+    scope="pvt_mm",
+    locations=["pvt_mm.runtime.resuming.checkpointing"],
 )
-LOOPS = Registry("loop", parent=MMENGINE_LOOPS, scope="pvt_mm", locations=["pvt_mm.runtime.loops"])
+LOOPS = Registry(
+    "loop", parent=MMENGINE_LOOPS, scope="pvt_mm", locations=["pvt_mm.runtime.resuming.loops"]
+)

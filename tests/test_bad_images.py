@@ -24,10 +24,10 @@ from mmengine.registry import DATASETS, METRICS, MODELS
 from torch import nn
 
 from pvt_mm.runtime import train
-from pvt_mm.runtime.bad_samples import RECORD, BadSampleError
-from pvt_mm.runtime.data_checks import check_data
+from pvt_mm.runtime.data.bad_samples import RECORD, BadSampleError
+from pvt_mm.runtime.data.data_checks import check_data
+from pvt_mm.runtime.data.sample_checks import check_sample
 from pvt_mm.runtime.errors import UserError
-from pvt_mm.runtime.sample_checks import check_sample
 from pvt_mm.runtime.train import run_train
 
 SEEN = []

@@ -30,7 +30,7 @@ from mmengine.registry import DATASETS, DefaultScope
 
 from pvt_mm.datasets import DemoSpec, make_demo_data
 from pvt_mm.datasets.checks import ERROR, KINDS, Findings, check_coco
-from pvt_mm.runtime.check_dataset import check_dataset, main
+from pvt_mm.runtime.data.check_dataset import check_dataset, main
 
 ROOT = Path(__file__).parents[1]
 FUZZ = ROOT / "tests" / "fuzz" / "annotations.py"

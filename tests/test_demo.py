@@ -15,7 +15,7 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 def test_demo_trains_once_and_goes_on_after_an_interruption(tmp_path, monkeypatch, capsys):
     from pvt_mm.runtime import demo
-    from pvt_mm.runtime.loops import ResumableEpochLoop
+    from pvt_mm.runtime.resuming.loops import ResumableEpochLoop
 
     monkeypatch.setenv("DEMO_ROOT", str(tmp_path / "data"))
     config = tmp_path / "tiny.py"

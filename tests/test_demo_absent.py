@@ -9,10 +9,10 @@ import mmengine.config.utils
 import pytest
 from recipes import CONFIGS, load_once
 
-import pvt_mm.runtime.demo_data
+import pvt_mm.runtime.data.demo_data
 from pvt_mm.datasets import DemoSpec, make_demo_data
 from pvt_mm.runtime.config import load_config
-from pvt_mm.runtime.demo_data import make_absent_demo_data
+from pvt_mm.runtime.data.demo_data import make_absent_demo_data
 from pvt_mm.runtime.errors import UserError
 
 DETECTOR = CONFIGS / "retinanet_pvt_v2_b0_fpn_demo.py"
@@ -23,7 +23,7 @@ SEGMENTOR = CONFIGS / "fpn_pvt_v2_b0_demo.py"
 def few_images(tmp_path, monkeypatch):
     spec = DemoSpec(train=2, val=1, size=64)
     few = partial(make_demo_data, spec=spec)
-    monkeypatch.setattr(pvt_mm.runtime.demo_data, "make_demo_data", few)
+    monkeypatch.setattr(pvt_mm.runtime.data.demo_data, "make_demo_data", few)
     monkeypatch.setattr(mmengine.config.utils, "load", load_once)
     monkeypatch.delenv("DEMO_ROOT", raising=False)
     monkeypatch.chdir(tmp_path)

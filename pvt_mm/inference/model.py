@@ -18,7 +18,7 @@ from torch import nn
 from pvt_mm.checkpoints import CheckpointError
 from pvt_mm.checkpoints.schemes import read_once
 from pvt_mm.runtime.config import is_classification, is_segmentation, load_config, walk
-from pvt_mm.runtime.dataset_sources import Source, sources
+from pvt_mm.runtime.data.dataset_sources import Source, sources
 from pvt_mm.runtime.errors import UserError
 from pvt_mm.runtime.matching import MatchingKeysHook
 

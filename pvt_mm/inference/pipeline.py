@@ -13,7 +13,7 @@ from mmengine.fileio import get
 from mmengine.registry import DefaultScope
 
 from pvt_mm.datasets.checks.images import decode
-from pvt_mm.runtime.dataset_sources import Source
+from pvt_mm.runtime.data.dataset_sources import Source
 from pvt_mm.runtime.errors import UserError
 from pvt_mm.version import __version__
 

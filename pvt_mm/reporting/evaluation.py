@@ -13,7 +13,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
 from pvt_mm.runtime.config import is_segmentation
-from pvt_mm.runtime.data_checks import check_data
+from pvt_mm.runtime.data.data_checks import check_data
 from pvt_mm.runtime.errors import UserError, some
 
 from .confusion import Confusion

@@ -13,8 +13,8 @@ from torch import Tensor
 
 from .config import log
 from .errors import Diverged, some
-from .latest import latest_checkpoint
 from .models import innermost
+from .resuming.latest import latest_checkpoint
 
 __all__ = ["DivergenceHook", "add_divergence_argument"]
 

@@ -8,8 +8,8 @@ from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 
 from .config import walk
-from .data_checks import check_data
-from .demo_data import make_absent_demo_data
+from .data.data_checks import check_data
+from .data.demo_data import make_absent_demo_data
 from .distributed import check_device
 from .errors import UserError
 

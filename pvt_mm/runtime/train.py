@@ -10,16 +10,16 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from .amp import prepare_amp
-from .bad_samples import allow_bad_images, prepare_bad_images
 from .config import add_common_arguments, drop_pretrained, load_config, log
+from .data.bad_samples import allow_bad_images, prepare_bad_images
 from .distributed import prepare_distributed, recorded, set_local_rank
 from .divergence import DivergenceHook, add_divergence_argument
 from .errors import UserError, run_tool
-from .interruption import train_interruptibly
-from .latest import latest_checkpoint
 from .matching import MatchingKeysHook
 from .preflight import check_train
-from .resume import prepare_resumable
+from .resuming.interruption import train_interruptibly
+from .resuming.latest import latest_checkpoint
+from .resuming.resume import prepare_resumable
 from .sharding import ShardedKeysHook, check_sharding, is_sharded, prepare_sharding
 from .speed import add_speed_arguments, prepare_speed
 from .trackers import TRACKERS, use_trackers

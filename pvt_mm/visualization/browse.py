@@ -17,8 +17,8 @@ from mmengine.visualization import Visualizer
 from torch import Tensor
 
 from pvt_mm.runtime.config import OptionAction, is_classification, load_config
-from pvt_mm.runtime.data_checks import check_data
-from pvt_mm.runtime.demo_data import make_absent_demo_data
+from pvt_mm.runtime.data.data_checks import check_data
+from pvt_mm.runtime.data.demo_data import make_absent_demo_data
 from pvt_mm.runtime.errors import UserError, run_tool
 
 __all__ = ["browse_dataset", "main"]

@@ -25,7 +25,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 from pvt_mm.datasets.checks import ERROR, Findings, check_coco
-from pvt_mm.runtime.data_checks import check_data
+from pvt_mm.runtime.data.data_checks import check_data
 from pvt_mm.runtime.errors import UserError
 
 # Numbers that are harmless, at an edge, or bad; most of them harmless, else hardly a file is left

@@ -7,8 +7,8 @@ from mmengine.config import Config
 
 from pvt_mm.datasets import demo_root, make_demo_data
 
-from .config import log, walk
-from .errors import UserError
+from ..config import log, walk
+from ..errors import UserError
 
 __all__ = ["make_absent_demo_data"]
 

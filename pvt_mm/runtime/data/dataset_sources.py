@@ -14,9 +14,9 @@ from mmengine.registry import DATASETS
 from pvt_mm.datasets.checks import ImageReader, LabelReader
 from pvt_mm.wording import one_line
 
-from .config import walk
-from .errors import UserError
-from .kinds import dataset_configs
+from ..config import walk
+from ..errors import UserError
+from ..kinds import dataset_configs
 
 __all__ = ["Source", "sources"]
 

@@ -11,7 +11,7 @@ import torch
 from mmengine.dist import get_rank
 from torch.utils.data import BatchSampler, DataLoader, Dataset, Sampler
 
-from .errors import UserError
+from ..errors import UserError
 from .randomness import seed_everything
 
 __all__ = ["ResumableLoader"]

@@ -15,10 +15,10 @@ from typing import Any
 from pvt_mm.datasets.checks import ERROR, KINDS, WARNING, Finding, Findings, check_coco
 from pvt_mm.wording import some
 
-from .config import OptionAction, load_config
+from ..config import OptionAction, load_config
+from ..errors import UserError, run_tool
 from .data_checks import check_files
 from .dataset_sources import Source, sources
-from .errors import UserError, run_tool
 from .image_checks import ImageTask, check_images
 
 __all__ = ["Report", "check_dataset", "main"]

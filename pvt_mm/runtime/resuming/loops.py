@@ -11,7 +11,7 @@ from torch.utils.data import DataLoader
 
 from pvt_mm.registry import LOOPS
 
-from .config import log
+from ..config import log
 from .loading import ResumableLoader
 from .randomness import seed_everything
 

@@ -21,7 +21,7 @@ from pvt_mm.datasets.checks import (
     check_label_map,
 )
 
-from .errors import UserError
+from ..errors import UserError
 
 __all__ = ["ImageTask", "check_images"]
 

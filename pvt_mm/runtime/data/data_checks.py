@@ -20,9 +20,9 @@ from pvt_mm.datasets.checks import (
     check_label_map,
 )
 
-from .config import log, walk
+from ..config import log, walk
+from ..errors import UserError, some
 from .dataset_sources import Source, sources
-from .errors import UserError, some
 
 __all__ = ["check_data", "check_files"]
 

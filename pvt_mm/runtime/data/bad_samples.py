@@ -14,9 +14,9 @@ from mmengine.dist import get_rank
 from mmengine.runner import Runner
 from torch.utils.data import DataLoader
 
+from ..config import walk
+from ..errors import UserError
 from .allowance import Allowance, ReportBadImagesHook, name_sample
-from .config import walk
-from .errors import UserError
 from .sample_checks import check_masks, check_sample, describe
 
 __all__ = ["RECORD", "BadSampleError", "allow_bad_images", "prepare_bad_images"]

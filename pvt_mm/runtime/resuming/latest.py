@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from pvt_mm.checkpoints import CheckpointError, safe_load
 
-from .config import log
+from ..config import log
 
 __all__ = ["POINTER", "latest_checkpoint"]
 

@@ -5,8 +5,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dist import is_main_process
 
+from ..config import log
 from .atomic import check_writable
-from .config import log
 from .randomness import make_deterministic
 
 __all__ = ["prepare_resumable"]

@@ -10,8 +10,8 @@ from mmengine.fileio import LocalBackend, register_backend
 
 from pvt_mm.files import PARTIAL, replacing
 
-from .config import log
-from .errors import UserError
+from ..config import log
+from ..errors import UserError
 
 __all__ = ["AtomicBackend", "check_writable", "disk_faults", "remove_leftovers", "write_atomically"]
 

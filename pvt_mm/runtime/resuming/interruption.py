@@ -19,9 +19,9 @@ from mmengine.runner import Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
+from ..errors import Interrupted
 from .atomic import disk_faults
 from .checkpointing import SafeCheckpointHook
-from .errors import Interrupted
 
 __all__ = ["InterruptionHook", "train_interruptibly"]
 

@@ -1,0 +1,1 @@
+"""Data sets before and during a run: what is checked, what is left out, the demo's data."""

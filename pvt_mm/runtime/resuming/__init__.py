@@ -1,0 +1,1 @@
+"""Trainings that go on where they were: whole files, positions, random states, signals."""
