@@ -12,6 +12,7 @@ from modelindex.load_model_index import load as load_model_index
 from recipes import BASELINE_WEIGHTS, CONFIGS, ROWS, SCHEDULES, parsed
 
 from pvt_mm.backbones.archs import ARCHS
+from pvt_mm.runtime.errors import UserError
 from pvt_mm.runtime.model_index import main, stale_files, zoo_files
 from pvt_mm.zoo.families import FAMILIES
 from pvt_mm.zoo.index import measured
@@ -34,6 +35,7 @@ def test_committed_files_are_what_the_tables_say(capsys):
 
 def test_old_files_are_found(tmp_path):
     names = list(zoo_files())
+    (tmp_path / "README.md").write_text("<!-- models: here -->\n\n\n<!-- end of models -->")
     assert stale_files(tmp_path) == names
     for name, text in zoo_files().items():
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
@@ -41,6 +43,9 @@ def test_old_files_are_found(tmp_path):
     assert stale_files(tmp_path) == []
     (tmp_path / names[1]).write_text("Models: []\n")
     assert stale_files(tmp_path) == [names[1]]
+    (tmp_path / "README.md").write_text("# A page without a place for the table\n")
+    with pytest.raises(UserError, match="README.md lacks the lines"):
+        stale_files(tmp_path)
 
 
 def test_index_lists_every_recipe_once():

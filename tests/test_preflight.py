@@ -15,6 +15,7 @@ from PIL import Image
 from pvt_mm.checkpoints import download
 from pvt_mm.runtime import distributed, test, train
 from pvt_mm.runtime.config import check_options, drop_pretrained, load_config
+from pvt_mm.runtime.data.dataset_sources import Source
 from pvt_mm.runtime.errors import UserError
 
 CONFIGS = Path(__file__).parents[1] / "configs"
@@ -138,6 +139,7 @@ OPTION_MISTAKES = {
     ),
     "AMP twice": ("optim_wrapper.type=ApexOptimWrapper", ["--amp", "ApexOptimWrapper"]),
     "no scale": ("auto_scale_lr=None", ["--auto-scale-lr", "auto_scale_lr.base_batch_size"]),
+    "transform": ("train_dataloader.dataset.pipeline.2.type=Resiz", ["Resiz", "registry"]),
     "evaluator": ("val_evaluator.ann_file=no.json", ["val_evaluator", "no.json", "not found"]),
 } | {
     f"{key}={value}": (f"val_dataloader.dataset.{key}={value}", [f"dataset.{key}", *named])
@@ -183,12 +185,12 @@ DATA_FAULTS = {
     "annotation file": (
         DETECTOR,
         lambda place: (place / "coco/annotations/instances_train2017.json").unlink(),
-        ["train_dataloader.dataset", "instances_train2017.json", "COCO_ROOT", "make demo"],
+        ["train_dataloader.dataset", "instances_train2017.json", "COCO_ROOT", "make_demo_data"],
     ),
     "image folder": (
         DETECTOR,
         lambda place: shutil.rmtree(place / "coco/val2017"),
-        ["val_dataloader.dataset", "coco/val2017", "COCO_ROOT", "make demo"],
+        ["val_dataloader.dataset", "coco/val2017", "COCO_ROOT", "make_demo_data"],
     ),
     "JSON": (DETECTOR, break_json, ["instances_train2017.json", "not valid JSON"]),
     "no categories": (DETECTOR, drop_categories, ["instances_train2017.json", "'categories'"]),
@@ -202,7 +204,7 @@ DATA_FAULTS = {
     "ADE20K folder": (
         SEGMENTOR,
         lambda place: shutil.rmtree(place / "ade/images/training"),
-        ["train_dataloader.dataset", "ade/images/training", "ADE20K_ROOT", "make demo"],
+        ["train_dataloader.dataset", "ade/images/training", "ADE20K_ROOT", "make_demo_data"],
     ),
     "ADE20K images": (
         SEGMENTOR,
@@ -351,11 +353,24 @@ def test_out_of_memory_names_three_remedies(place, capsys, monkeypatch):
         assert remedy in line
 
 
-def test_an_option_without_value_is_refused_by_the_parser(place, capsys):
+@pytest.mark.parametrize("scale", [True, 3, "ab", ("a", "b"), (1, 2, 3)])
+def test_unusual_scales_are_left_to_the_transform(scale):
+    pipeline = [{"type": "Resize", "keep_ratio": True, "scale": scale}]
+    assert Source("", {"pipeline": pipeline}, None).image_reader().max_ratio is None
+
+
+@pytest.mark.parametrize(
+    ("option", "named"),
+    [
+        ("model.backbone", "expected KEY=VALUE, got 'model.backbone'"),
+        ("a==[[1,2],[3]]", "brackets that cannot be read in a==[[1,2],[3]]"),
+    ],
+)
+def test_options_that_the_parser_refuses(place, capsys, option, named):
     with pytest.raises(SystemExit) as stop:
-        train.main([DETECTOR, "--cfg-options", "model.backbone"])
+        train.main([DETECTOR, "--cfg-options", option])
     assert stop.value.code == 2
-    assert "expected KEY=VALUE, got 'model.backbone'" in capsys.readouterr().err
+    assert named in capsys.readouterr().err
 
 
 def test_other_errors_keep_their_traceback(place, monkeypatch):

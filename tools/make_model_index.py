@@ -1,4 +1,4 @@
-"""Write model-index.yml, its metafiles and docs/model_zoo.md; `--help` lists the options."""
+"""Write the model index, its page and the README's table; `--help` lists the options."""
 
 import sys
 

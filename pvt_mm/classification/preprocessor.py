@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import cached_property
 
 from mmengine.model import ImgDataPreprocessor
 from torch import Tensor
@@ -21,6 +22,9 @@ IMAGENET_STD = (58.395, 57.12, 57.375)
 class ClsDataPreprocessor(ImgDataPreprocessor):
     """Normalise a batch of images on the device; in training also erase and mix.
 
+    torchvision is needed from the first training batch on that is erased or mixed: testing and
+    exporting a config that trains with it do without.
+
     Args:
         mean: Mean of the channels R, G, B, in pixel values.
         std: Standard deviation of the channels, in pixel values.
@@ -31,7 +35,6 @@ class ClsDataPreprocessor(ImgDataPreprocessor):
             into ``(B, K)`` probabilities.
 
     Raises:
-        UserError: If erasing or mixing is asked for and torchvision is not installed.
         ValueError: If an argument is out of range.
 
     Reference: DeiT, arXiv:2012.12877; the operations are torchvision's.
@@ -51,17 +54,24 @@ class ClsDataPreprocessor(ImgDataPreprocessor):
             raise ValueError(f"mixup and cutmix must be at least 0, got {mixup} and {cutmix}")
         if (mixup or cutmix) and not num_classes:
             raise ValueError("mixup and cutmix need num_classes")
-        self.erase = self.mix = None
-        if check_rate("erasing", erasing):
-            self.erase = transforms_v2().RandomErasing(erasing, value="random")
-        kinds = (("MixUp", mixup), ("CutMix", cutmix))
+        self.erasing = check_rate("erasing", erasing)
+        self.alphas = {"MixUp": mixup, "CutMix": cutmix}
+        self.num_classes = num_classes
+
+    @cached_property
+    def erase(self) -> Callable | None:
+        """What replaces a rectangle of an image by noise, now and then."""
+        return transforms_v2().RandomErasing(self.erasing, value="random") if self.erasing else None
+
+    @cached_property
+    def mix(self) -> Callable | None:
+        """What mixes a batch: one of the two kinds at random if there are both."""
         mixers = [
-            getattr(transforms_v2(), kind)(alpha=alpha, num_classes=num_classes)
-            for kind, alpha in kinds
+            getattr(transforms_v2(), kind)(alpha=alpha, num_classes=self.num_classes)
+            for kind, alpha in self.alphas.items()
             if alpha
         ]
-        if mixers:
-            self.mix = mixers[0] if len(mixers) == 1 else transforms_v2().RandomChoice(mixers)
+        return transforms_v2().RandomChoice(mixers) if len(mixers) > 1 else next(iter(mixers), None)
 
     def forward(self, data: dict, training: bool = False) -> dict:
         """Prepare a collated batch.
@@ -73,6 +83,9 @@ class ClsDataPreprocessor(ImgDataPreprocessor):
 
         Returns:
             The same, on the device, ``inputs`` normalised; ``labels`` are ``(B, K)`` if mixed.
+
+        Raises:
+            UserError: If a training batch is to be erased or mixed without torchvision.
         """
         data = super().forward(data)
         data.pop("data_samples", None)

@@ -15,7 +15,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from ..stack import version_of
-from ..wording import one_line
+from ..wording import one_line, some
 from .errors import UserError
 from .kinds import check_kinds
 
@@ -57,6 +57,8 @@ class OptionAction(DictAction):
             super().__call__(parser, namespace, values, option_string)
         except (AssertionError, ValueError) as error:
             raise ArgumentError(self, str(error)) from error
+        except RecursionError:  # mmengine's parser, which takes "=[[1,2],[3]]" for a nested list
+            raise ArgumentError(self, f"brackets that cannot be read in {some(values)}") from None
 
 
 def add_common_arguments(parser: ArgumentParser) -> None:

@@ -24,5 +24,7 @@ def choose_device(name: str | torch.device | None) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as error:
         reason = str(error).splitlines()[0]
+        if str(name).startswith("cuda") and not torch.cuda.is_available():
+            reason = "torch finds no GPU; leave the option out for the CPU"
         raise UserError(f"--device {name} cannot be used: {reason}") from error
     return device

@@ -1,8 +1,9 @@
-"""Writing the model index and the model zoo's page, from the command line."""
+"""Writing the model index, the model zoo's page and the README's table."""
 
 from __future__ import annotations
 
 import json
+import re
 from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +11,7 @@ from pathlib import Path
 import torch
 
 import pvt_mm.zoo.index
-from pvt_mm.zoo.page import zoo_page
+from pvt_mm.zoo.page import models_table, zoo_page
 from pvt_mm.zoo.recipes import RECIPES
 
 from .complexity import config_complexity
@@ -21,17 +22,43 @@ from .flops import arch_table
 __all__ = ["main", "stale_files", "zoo_files"]
 
 ROOT = CHECKOUT_CONFIGS.parent
+README = "README.md"
+# What stands between these lines of the README is generated.
+TABLE = re.compile(r"(<!-- models: .*? -->\n\n).*?(\n<!-- end of models -->)", re.DOTALL)
 FIGURES = Path(pvt_mm.zoo.index.__file__).with_name("complexity.json")
 
 
-def zoo_files() -> dict[str, str]:
-    """Make all generated files; text by path, relative to the root of a checkout."""
-    return {**pvt_mm.zoo.index.index_files(), "docs/model_zoo.md": zoo_page()}
+def zoo_files(root: Path = ROOT) -> dict[str, str]:
+    """Make all generated files.
+
+    Args:
+        root: The checkout, whose README is kept but for its table.
+
+    Returns:
+        Text by path, relative to the root.
+
+    Raises:
+        UserError: If the README has no place for the table.
+    """
+    readme = TABLE.sub(lambda marks: marks[1] + models_table() + marks[2], _readme(root))
+    return {
+        **pvt_mm.zoo.index.index_files(),
+        "docs/model_zoo.md": zoo_page(),
+        README: readme,
+    }
+
+
+def _readme(root: Path) -> str:
+    path = root / README
+    text = path.read_text() if path.is_file() else ""
+    if not TABLE.search(text):
+        raise UserError(f"{path} lacks the lines between which the models' table belongs")
+    return text
 
 
 def stale_files(root: Path = ROOT) -> list[str]:
     """Find the generated files that are not what the tables say, or not there."""
-    texts = zoo_files().items()
+    texts = zoo_files(root).items()
     return [
         name
         for name, text in texts
@@ -68,7 +95,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """
     parser = ArgumentParser(
         prog="make_model_index.py",
-        description="Write model-index.yml, its metafiles and docs/model_zoo.md from pvt_mm/zoo.",
+        description="Write model-index.yml, its metafiles, docs/model_zoo.md and the README's "
+        "table from pvt_mm/zoo.",
     )
     parser.add_argument("--check", action="store_true", help="write nothing, fail if one is old")
     parser.add_argument(

@@ -10,7 +10,7 @@ from .families import FAMILIES
 from .index import GPUS, backbone_title, measured
 from .recipes import RECIPES, Recipe
 
-__all__ = ["zoo_page"]
+__all__ = ["models_table", "zoo_page"]
 
 INTRO = """\
 <!-- Written by tools/make_model_index.py; change pvt_mm/zoo and run that instead. -->
@@ -33,6 +33,13 @@ the backward pass, without `with_cp`; parameters, gradients and the optimizer's 
 it. GPUs keep more of large maps, which CPUs compute anew in bands.
 """
 
+# The families of recipes that every backbone has, and their columns in the README.
+USUAL = {
+    "retinanet": "RetinaNet, box AP",
+    "mask_rcnn": "Mask R-CNN, box / mask AP",
+    "semantic_fpn": "Semantic FPN, mIoU",
+}
+
 
 def zoo_page() -> str:
     """Make the page.
@@ -47,6 +54,25 @@ def zoo_page() -> str:
         parts.append(f"\n## {family.title}\n\n{_intro(recipes)} GFLOPs at {size}.\n")
         parts.append(_recipes(recipes))
     return "\n".join(parts)
+
+
+def models_table() -> str:
+    """Make the README's table: each backbone with the published results of the usual recipes.
+
+    Returns:
+        Markdown; results are linked to their configs, from the root of a checkout.
+    """
+    head = ["backbone", "params (M)", "ImageNet top-1", *USUAL.values()]
+    rows = []
+    for name, arch in ARCHS.items():
+        params = measured()["backbones"][name]["params"]
+        row = [f"`{name}`", f"{params / 1e6:.1f}", f"{arch.top1}"]
+        for family in USUAL:
+            ours = (one for one in RECIPES.values() if (one.family, one.backbone) == (family, name))
+            usual = next(ours)  # the longer schedules come after it
+            row.append(f"[{' / '.join(map(str, usual.results))}](configs/{usual.config}.py)")
+        rows.append(row)
+    return _table(head, rows)
 
 
 def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:

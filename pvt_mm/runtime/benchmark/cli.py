@@ -9,6 +9,7 @@ from collections.abc import Sequence
 import torch
 
 from pvt_mm.backbones import ARCHS
+from pvt_mm.runtime.devices import choose_device
 from pvt_mm.runtime.errors import UserError, run_tool
 
 from .case import DTYPES, Case
@@ -91,8 +92,7 @@ def run_benchmark(options: Namespace) -> dict:
     Raises:
         UserError: If an option does not fit, before anything is measured.
     """
-    if options.device == "cuda" and not torch.cuda.is_available():
-        raise UserError("--device cuda: torch finds no GPU; leave the option out for the CPU")
+    choose_device(options.device)
     if options.repeats < 1:
         raise UserError(f"--repeats must be at least 1, got {options.repeats}")
     if options.threads is not None:

@@ -112,7 +112,10 @@ def _root_hint(data_root: str) -> str:
         root = os.environ.get(variable, default)
         if data_root and os.path.normpath(data_root) == os.path.normpath(root):
             hint = f"the data root is {data_root} (set {variable} to change it), {layout}"
-            return hint if variable == "DEMO_ROOT" else f"{hint}; `make demo` needs no download"
+            small = (
+                "tools/make_demo_data.py makes a small one, on which the *_demo.py configs train"
+            )
+            return hint if variable == "DEMO_ROOT" else f"{hint}; {small}"
     return f"the data root is {data_root or 'not set'}, set by data_root in the config"
 
 

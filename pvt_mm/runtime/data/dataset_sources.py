@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from numbers import Real
 from typing import Any
 
 from mmengine.config import Config
@@ -116,7 +117,7 @@ def _build(where: str, dataset_cfg: Mapping, scope: str) -> BaseDataset | None:
         if not _takes_any_arguments(kind):
             return None
         try:
-            return registry.build({**dataset_cfg, "pipeline": [], "lazy_init": True})
+            return registry.build({**dataset_cfg, "lazy_init": True})
         except Exception as error:  # whatever a data set's own code does with its arguments
             raise UserError(f"{where} cannot be built: {one_line(error)}") from error
 
@@ -133,7 +134,11 @@ def _scales(pipeline: Any) -> Iterator[tuple[int, int]]:
     for _, node in walk(list(pipeline)):
         if "Resize" not in str(node.get("type")) or not node.get("keep_ratio"):
             continue
-        scales = node.get("scales") or node.get("scale") or ()
-        for scale in scales if isinstance(next(iter(scales), None), (list, tuple)) else [scales]:
-            if len(scale) == 2:
+        found = node.get("scales") or node.get("scale")
+        for scale in found if _is_sequence(found) and all(map(_is_sequence, found)) else [found]:
+            if _is_sequence(scale) and len(scale) == 2 and all(isinstance(s, Real) for s in scale):
                 yield tuple(scale)
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (list, tuple))
