@@ -17,6 +17,7 @@ from torch import nn
 
 from pvt_mm.checkpoints import CheckpointError
 from pvt_mm.checkpoints.schemes import read_once
+from pvt_mm.colours import OKABE_ITO
 from pvt_mm.runtime.config import is_classification, is_segmentation, load_config, walk
 from pvt_mm.runtime.data.dataset_sources import Source, sources
 from pvt_mm.runtime.errors import UserError
@@ -26,11 +27,9 @@ from .results import Colour
 
 __all__ = ["LoadedModel", "load_model"]
 
-# Okabe and Ito, "Color Universal Design", 2008, and a lighter and a darker shade of each: the
-# colour-blind can tell the first seven apart, and names are written beside them anyway.
+# After the first seven a lighter and a darker shade of each; names are written beside them anyway.
 PALETTE: tuple[Colour, ...] = (
-    *((230, 159, 0), (86, 180, 233), (0, 158, 115), (240, 228, 66)),
-    *((0, 114, 178), (213, 94, 0), (204, 121, 167)),
+    *OKABE_ITO.values(),
     *((255, 211, 128), (181, 222, 247), (111, 219, 190), (250, 245, 181)),
     *((109, 184, 226), (255, 166, 102), (233, 192, 214)),
     *((128, 88, 0), (20, 96, 138), (0, 84, 61), (138, 129, 10)),

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pvt_mm.colours import OKABE_ITO
 from pvt_mm.files import replacing
 
 if TYPE_CHECKING:
@@ -12,8 +13,9 @@ if TYPE_CHECKING:
 
 __all__ = ["COLOURS", "save_figure"]
 
-# Okabe and Ito, "Color Universal Design", 2008; without the yellow, which is faint on white.
-COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000")
+# In the order of use; without the yellow, which is faint on white.
+NAMES = ("blue", "vermilion", "bluish green", "reddish purple", "orange", "sky blue")
+COLOURS = (*("#{:02X}{:02X}{:02X}".format(*OKABE_ITO[name]) for name in NAMES), "#000000")
 
 
 def save_figure(figure: Figure, path: Path) -> None:
