@@ -15,6 +15,8 @@ from typing import Any
 
 import _paths
 import gpu_report
+import onnx_speed
+import soak
 import whole_job
 
 from pvt_mm.runtime.benchmark.case import Case
@@ -58,10 +60,23 @@ def whole_job_block(content: dict[str, Any]) -> str:
     )
 
 
+def onnx_block(content: dict[str, Any]) -> str:
+    """The times of ``onnx_speed.py``."""
+    return machine_lines(content["machine"]) + "\n\n" + onnx_speed.render(content["results"])
+
+
+def soak_block(content: dict[str, Any]) -> str:
+    """The trends of ``soak.py``, with the machine at the start of the first job."""
+    machine = next(iter(content["jobs"].values()))["machine"]
+    return machine_lines(machine) + "\n\n" + soak.table(content["jobs"])
+
+
 BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {
     "cpu": cpu_block,
     "scaling": scaling_block,
     "whole_job": whole_job_block,
+    "onnx": onnx_block,
+    "soak": soak_block,
     "gpu": gpu_report.show,
 }
 
