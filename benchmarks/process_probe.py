@@ -25,7 +25,7 @@ class Sample:
         workers: Number of children.
         descriptors: Open descriptors of the process.
         threads: Threads of the process, without the one that looks.
-        step_seconds: Median of the steps since the sample before; None if there was none.
+        step_seconds: Median time of the steps since the sample before; None if there was none.
     """
 
     seconds: float

@@ -1,13 +1,10 @@
 """Runs of several processes that share one import of the stack, and what they train."""
 
-import multiprocessing
 import os
-import socket
-import sys
-from multiprocessing import forkserver
 from pathlib import Path
 
 import torch
+from forked import fork_context, rank_variables, wait_for
 from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
@@ -16,20 +13,11 @@ from pvt_mm.datasets import DemoSpec, make_demo_data
 from pvt_mm.runtime.test import run_test
 from pvt_mm.runtime.train import run_train
 
-TIMEOUT = 300  # seconds
-# Each process starts as a copy of one that has these.
-STACK = ["mmdet.models", "mmseg.models", "mmseg.datasets", "mmdet.datasets", __name__]
 NO_WORKERS = {
     f"{split}_dataloader.{key}": value
     for split in ("train", "test")
     for key, value in (("num_workers", 0), ("persistent_workers", False))
 }
-
-
-def free_port():
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return listener.getsockname()[1]
 
 
 def _rank(environment, folder, action, arguments):
@@ -38,38 +26,17 @@ def _rank(environment, folder, action, arguments):
     {"train": run_train, "test": run_test}[action](**arguments)
 
 
-def _fork_server():
-    """Start the process that has imported the stack; it takes this one's path from a variable."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(STACK)
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, sys.path))
-    try:
-        forkserver.ensure_running()
-    finally:
-        del os.environ["PYTHONPATH"]
-        if before is not None:
-            os.environ["PYTHONPATH"] = before
-    return context
-
-
 def run_ranks(world_size, folder, action, **arguments):
     """Train or test in ``folder`` in so many processes, as ``torchrun`` would start them."""
-    context = _fork_server()
-    common = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port()), "OMP_NUM_THREADS": "1"}
-    common |= {"WORLD_SIZE": str(world_size), "DEMO_ROOT": str(folder / "data")}
+    context = fork_context()
     launcher = "none" if world_size == 1 else "pytorch"
     processes = []
-    for rank in range(world_size):
-        environment = common | {"RANK": str(rank), "LOCAL_RANK": str(rank)}
+    for environment in rank_variables(world_size):
+        environment["DEMO_ROOT"] = str(folder / "data")
         given = (environment, folder, action, arguments | {"launcher": launcher})
         processes.append(context.Process(target=_rank, args=given))
         processes[-1].start()
-    for process in processes:
-        process.join(TIMEOUT)
-        if process.exitcode is None:
-            process.kill()
-    assert [process.exitcode for process in processes] == [0] * world_size
+    assert wait_for(processes) == [0] * world_size
 
 
 CONFIGS = Path(__file__).parents[1] / "configs"

@@ -4,11 +4,9 @@ import copy
 import functools
 from pathlib import Path
 
-import mmengine.config.utils
 import pytest
 import torch
 from mmengine.config import Config
-from mmengine.fileio import load
 from mmengine.registry import MODELS, DefaultScope
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
@@ -114,14 +112,11 @@ ONE_PER_RECIPE = [
     "detr_pvt_s_8x2_50ep_coco",
     "fpn_pvt_v2_b2_li_ade20k_40k",
 ]
-# mmengine reads all 50 metafiles of a package for each _base_ in it: a second per config.
-load_once = functools.cache(load)
 
 
 def read(name, **environment):
     """Parse a config under these data roots and no others."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mmengine.config.utils, "load", load_once)
         for variable in ("COCO_ROOT", "ADE20K_ROOT"):
             patch.delenv(variable, raising=False)
         for variable, value in environment.items():

@@ -221,14 +221,21 @@ def test_classification_folders_are_checked(tmp_path):
 
 
 @pytest.mark.slow
-def test_demo_data_are_sound_and_the_script_runs(tmp_path):
+def test_demo_data_are_sound_and_the_script_runs(tmp_path, monkeypatch, capsys):
     make_demo_data(tmp_path, DemoSpec(train=20, val=10, size=64))
-    for name in ("mask_rcnn_pvt_v2_b0_fpn_demo", "fpn_pvt_v2_b0_demo"):
-        command = [sys.executable, ROOT / "tools/check_dataset.py", ROOT / f"configs/{name}.py"]
-        env = {"DEMO_ROOT": str(tmp_path), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
-        done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
-        assert done.returncode == 0, done.stdout + done.stderr
-        assert "2 data sets: 0 errors, 0 warnings" in done.stdout
+    sound = "2 data sets: 0 errors, 0 warnings"
+    detector, segmentor = (
+        ROOT / "configs" / f"{name}.py"
+        for name in ("mask_rcnn_pvt_v2_b0_fpn_demo", "fpn_pvt_v2_b0_demo")
+    )
+    command = [sys.executable, ROOT / "tools/check_dataset.py", detector]
+    env = {"DEMO_ROOT": str(tmp_path), "OMP_NUM_THREADS": "1", "PATH": "/usr/bin:/bin"}
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert sound in done.stdout
+    monkeypatch.setenv("DEMO_ROOT", str(tmp_path))
+    assert main([str(segmentor), "--workers", "0"]) == 0
+    assert sound in capsys.readouterr().out
 
 
 def test_many_faults_take_little_memory(tmp_path):

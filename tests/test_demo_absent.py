@@ -5,9 +5,8 @@ from __future__ import annotations
 from functools import partial
 from pathlib import Path
 
-import mmengine.config.utils
 import pytest
-from recipes import CONFIGS, load_once
+from recipes import CONFIGS
 
 import pvt_mm.runtime.data.demo_data
 from pvt_mm.datasets import DemoSpec, make_demo_data
@@ -24,7 +23,6 @@ def few_images(tmp_path, monkeypatch):
     spec = DemoSpec(train=2, val=1, size=64)
     few = partial(make_demo_data, spec=spec)
     monkeypatch.setattr(pvt_mm.runtime.data.demo_data, "make_demo_data", few)
-    monkeypatch.setattr(mmengine.config.utils, "load", load_once)
     monkeypatch.delenv("DEMO_ROOT", raising=False)
     monkeypatch.chdir(tmp_path)
 

@@ -23,7 +23,7 @@ pytestmark = pytest.mark.skipif(
 )
 
 ROOT = Path(__file__).parents[1]
-NUM_VAL = 7  # fills no batch of 2 on 1, 2 or 4 processes evenly
+NUM_VAL = 7  # two processes share them unevenly, as do three, whose batches of 2 they do not fill
 FRAGILE = """
 import os
 import signal
@@ -106,7 +106,7 @@ def test_testing_is_that_of_one_process(tmp_path):
             assert len(expected) > 0
             assert torch.equal(one["pred_instances"][key], expected)
 
-    _, together = predictions(tmp_path, 4, batch_size=2)
+    _, together = predictions(tmp_path, 3, batch_size=2)
     assert [one["img_path"] for one in together] == names
     for one, other in zip(together, alone, strict=True):  # boxes of equal scores change places
         scores = [item["pred_instances"]["scores"] for item in (one, other)]

@@ -1,4 +1,4 @@
-"""Runs tests/peers, file by file, in the environment where timm and transformers import."""
+"""Runs tests/peers in the environment where timm and transformers import."""
 
 import os
 import subprocess
@@ -10,17 +10,18 @@ from pvt_mm.runtime.benchmark.peers import peers_python
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = peers_python()
-FILES = sorted(path.name for path in (ROOT / "tests" / "peers").glob("test_*.py"))
+INTERPRETED = "test_interpreted_kernels.py"  # wants a process of its own
+OTHERS = sorted(path.name for path in (ROOT / "tests" / "peers").glob("test_*.py"))
+OTHERS.remove(INTERPRETED)
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not PYTHON.exists(), reason=f"no {PYTHON}: make peers")
-@pytest.mark.parametrize("file", FILES)
-def test_beside_the_peers(file):
+@pytest.mark.parametrize("files", [[INTERPRETED], OTHERS], ids=["kernels", "others"])
+def test_beside_the_peers(files):
     env = os.environ | {"OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
     env.pop("PYTEST_ADDOPTS", None)
     command = [str(PYTHON), "-m", "pytest", "-q", "-p", "no:cacheprovider"]
-    done = subprocess.run(
-        [*command, f"tests/peers/{file}"], cwd=ROOT, env=env, capture_output=True, text=True
-    )
+    command += [f"tests/peers/{file}" for file in files]
+    done = subprocess.run(command, cwd=ROOT, env=env, capture_output=True, text=True)
     assert done.returncode == 0, done.stdout[-6000:] + done.stderr[-2000:]

@@ -1,12 +1,11 @@
 """Nothing that a run writes or prints holds a secret of its environment or of a URL."""
 
 import os
-import subprocess
-import sys
 from pathlib import Path
 from urllib.error import URLError
 
 import pytest
+from forked import run_forked
 
 from pvt_mm.checkpoints import DownloadError, download
 from pvt_mm.datasets import DemoSpec, make_demo_data
@@ -83,43 +82,27 @@ def test_a_server_cannot_steer_the_terminal(tmp_path, monkeypatch):
     assert str(caught.value).isprintable() and len(str(caught.value)) < 1000
 
 
-def run(folder, *command):
+def run(folder, tool, *argv):
     environment = {**os.environ, **SECRETS, "DEMO_ROOT": str(folder / "data")}
     environment["TORCH_HOME"] = str(folder / "cache")
-    done = subprocess.run(
-        [sys.executable, *map(str, command)],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        timeout=600,
-    )
-    return done.returncode, done.stdout + done.stderr
+    return run_forked(tool, argv, folder, environment)
 
 
 @pytest.mark.slow
 def test_a_run_writes_no_secret(tmp_path):
     make_demo_data(tmp_path / "data", DemoSpec(train=2, val=1, size=64))
     options = ["--cfg-options", *(f"{key}={value}" for key, value in SMALL.items())]
-    train = [ROOT / "tools/train.py", CONFIG, "--work-dir", "out"]
-    code, printed = run(tmp_path, *train, *options)
+    code, printed = run(tmp_path, "train", CONFIG, "--work-dir", "out", *options)
     assert code == 0, printed[-3000:]
-    test = [
-        ROOT / "tools/test.py",
-        CONFIG,
-        "out/epoch_1.pth",
-        "--work-dir",
-        "out",
-        "--out",
-        "a.pkl",
-    ]
-    code, tested = run(tmp_path, *test, *options)
+    flags = ["--work-dir", "out", "--out", "a.pkl"]
+    code, tested = run(tmp_path, "test", CONFIG, "out/epoch_1.pth", *flags, *options)
     assert code == 0, tested[-3000:]
     url = "https://user:canary-url@localhost:9/a.pth?token=canary-query"
-    code, failed = run(tmp_path, ROOT / "tools/convert_checkpoint.py", url, "b.pth", "--to", "timm")
+    code, failed = run(tmp_path, "convert", url, "b.pth", "--to", "timm")
     assert code == 2
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {".pth", ".log", ".py", ".json", ".pkl"} <= {path.suffix for path in files}
-    texts = [printed, tested, *(path.read_bytes() for path in files)]
+    texts = [printed.encode(), tested.encode(), *(path.read_bytes() for path in files)]
     assert not any(b"canary" in text for text in texts)
-    errors = [line for line in failed.splitlines() if line.startswith(b"error: ")]
-    assert len(errors) == 1 and b"canary" not in errors[0]
+    errors = [line for line in failed.splitlines() if line.startswith("error: ")]
+    assert len(errors) == 1 and "canary" not in errors[0]

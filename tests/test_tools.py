@@ -1,4 +1,7 @@
-"""The tools as users call them: small real runs, each a process of its own, from another folder."""
+"""The tools as users call them: small real runs, each a process of its own, from another folder.
+
+The scripts run where nothing else has shown that they do; else their main functions.
+"""
 
 import os
 import pickle
@@ -10,6 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from forked import run_forked
 from PIL import Image
 
 from pvt_mm.checkpoints import safe_load
@@ -49,16 +53,26 @@ SEG_ITERATIONS = {
 }
 
 
-def call(folder, *command, **variables):
-    """Run a command and return what it printed."""
+def environment_of(folder, **variables):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
     for name in ("PYTHONPATH", "CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "RANK", "PORT", "NNODES"):
         environment.pop(name, None)
-    environment.update(DEMO_ROOT=str(folder / "data"), **variables)
+    return {**environment, "DEMO_ROOT": str(folder / "data"), **variables}
+
+
+def run(folder, tool, *argv, world_size=1):
+    """Run a tool's main function and return what it printed."""
+    code, printed = run_forked(tool, argv, folder, environment_of(folder), world_size)
+    assert code == 0, printed[-3000:]
+    return printed
+
+
+def call(folder, *command, **variables):
+    """Run a command and return what it printed."""
     done = subprocess.run(
         [str(part) for part in command],
         cwd=folder,
-        env=environment,
+        env=environment_of(folder, **variables),
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
@@ -98,7 +112,7 @@ def detector(folder):
 def segmentor(folder):
     """A Semantic FPN with SyncBN that was trained for two iterations."""
     flags = ["--work-dir", "seg", *options(SEG_ITERATIONS)]
-    printed = call(folder, sys.executable, ROOT / "tools/train.py", SEGMENTOR, *flags)
+    printed = run(folder, "train", SEGMENTOR, *flags)
     assert "Iter(train) [2/2]" in printed
     return folder / "seg" / "iter_2.pth"
 
@@ -113,7 +127,7 @@ def test_training_writes_its_config_and_checkpoint(detector):
 def test_resume_goes_on_where_training_stopped(folder, detector):
     longer = options(TWO_ITERATIONS, {"train_cfg.max_epochs": 2})
     flags = ["--work-dir", "resumed", "--resume", detector, *longer]
-    printed = call(folder, sys.executable, ROOT / "tools/train.py", DETECTOR, *flags)
+    printed = run(folder, "train", DETECTOR, *flags)
     assert re.search(r"resumed epoch: 1, iter: 2", printed)
     assert re.findall(r"Epoch\(train\) \[(\d)\]\[(\d)/2\]", printed) == [("2", "1"), ("2", "2")]
     assert (folder / "resumed" / "epoch_2.pth").is_file()
@@ -122,7 +136,7 @@ def test_resume_goes_on_where_training_stopped(folder, detector):
 def test_resume_of_a_segmentor_with_syncbn(folder, segmentor):
     longer = options(SEG_ITERATIONS, {"train_cfg.max_iters": 3, "train_cfg.val_interval": 3})
     flags = ["--work-dir", segmentor.parent, "--resume", *longer]
-    printed = call(folder, sys.executable, ROOT / "tools/train.py", SEGMENTOR, *flags)
+    printed = run(folder, "train", SEGMENTOR, *flags)
     assert re.findall(r"Iter\(train\) \[(\d)/3\]", printed) == ["3"]
 
 
@@ -155,8 +169,7 @@ def assert_drawn_beside(picture, image):
 
 def test_segmentation_writes_label_maps_and_pictures(folder, segmentor):
     flags = ["--work-dir", "seg", "--out", "seg_out", "--show-dir", "seg_pictures"]
-    command = [sys.executable, ROOT / "tools/test.py", SEGMENTOR, segmentor]
-    printed = call(folder, *command, *flags, *options())
+    printed = run(folder, "test", SEGMENTOR, segmentor, *flags, *options())
     assert "mIoU" in printed
     images = sorted((folder / "data/images/validation").iterdir())
     for image in images:
@@ -208,12 +221,13 @@ def test_another_configs_checkpoint_is_refused(folder, detector, segmentor, monk
 def test_two_processes_on_a_machine_without_gpu(folder):
     if torch.cuda.is_available():
         pytest.skip("two processes need two GPUs where there are GPUs")
-    flags = ["--work-dir", "two", *options(SEG_ITERATIONS, {"train_dataloader.batch_size": 1})]
-    script = os.path.relpath(ROOT / "tools/dist_train.sh", folder)
-    printed = call(folder, script, SEGMENTOR, 2, *flags)
+    flags = ["--launcher", "pytorch", "--work-dir", "two"]
+    flags += options(SEG_ITERATIONS, {"train_dataloader.batch_size": 1})
+    printed = run(folder, "train", SEGMENTOR, *flags, world_size=2)
     assert "SyncBN needs CUDA" in printed
     assert printed.count("Iter(train) [2/2]") == 1
-    command = [ROOT / "tools/dist_test.sh", SEGMENTOR, folder / "two/iter_2.pth", 2]
+    script = os.path.relpath(ROOT / "tools/dist_test.sh", folder)
+    command = [script, SEGMENTOR, folder / "two/iter_2.pth", 2]
     printed = call(folder, *command, "--work-dir", "two", *options())
     assert "mIoU" in printed
 
@@ -256,7 +270,7 @@ def test_slurm_script_passes_everything_on(tmp_path):
 
 def test_mixed_precision_of_a_detector_with_masks(folder):
     flags = ["--amp", "--work-dir", "amp", *options(TWO_ITERATIONS)]
-    printed = call(folder, sys.executable, ROOT / "tools/train.py", MASK_DETECTOR, *flags)
+    printed = run(folder, "train", MASK_DETECTOR, *flags)
     if not torch.cuda.is_available():
         assert "mixed precision on the CPU: bfloat16" in printed
     losses = re.findall(r"Epoch\(train\).* loss: (\S+)", printed)

@@ -1,6 +1,7 @@
 """Pictures: what attention looks at, curves of trainings, samples behind the pipeline."""
 
 import json
+from contextlib import ExitStack
 
 import cv2
 import numpy as np
@@ -14,12 +15,19 @@ from pvt_mm.datasets import DemoSpec, make_demo_data
 from pvt_mm.visualization import attention, browse, curves
 
 
-@pytest.mark.parametrize("block", [0, -1])
-@pytest.mark.parametrize("name", ARCHS)
-def test_attention_is_what_the_network_computes(name, block):
-    """Values weighted by the maps, and projected, are what the module gave for that token."""
+@pytest.fixture(scope="module")
+def backbone(request):
+    """The backbone of that name, with random weights."""
     torch.manual_seed(0)
-    backbone = MODELS.build(ARCHS[name].config).eval()
+    return MODELS.build(ARCHS[request.param].config).eval()
+
+
+@pytest.mark.parametrize("block", [0, -1])
+@pytest.mark.parametrize(
+    ("backbone", "name"), zip(ARCHS, ARCHS, strict=True), indirect=["backbone"], ids=ARCHS
+)
+def test_attention_is_what_the_network_computes(backbone, name, block):
+    """Values weighted by the maps, and projected, are what the module gave for that token."""
     x, y = 70, 37
     expected = []
 
@@ -28,10 +36,12 @@ def test_attention_is_what_the_network_computes(name, block):
         value = module.kv(module.reduce(tokens, hw)).chunk(2, dim=2)[1]
         expected.append((module, value[0].clone(), hw, output[0].clone()))
 
-    for stage in range(1, 5):
-        getattr(backbone, f"block{stage}")[block].attn.register_forward_hook(remember)
-    image = torch.rand(1, 3, 64, 96)
-    maps = attention.attention_maps(backbone, image, (x, y), block)
+    with ExitStack() as hooks:
+        for stage in range(1, 5):
+            attn = getattr(backbone, f"block{stage}")[block].attn
+            hooks.enter_context(attn.register_forward_hook(remember))
+        torch.manual_seed(0)
+        maps = attention.attention_maps(backbone, torch.rand(1, 3, 64, 96), (x, y), block)
     assert [len(stage.weights) for stage in maps] == list(ARCHS[name].num_heads)
     for index, (module, value, hw, output) in enumerate(expected):
         stage, stride = maps[index], 4 * 2**index
