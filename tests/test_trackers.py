@@ -2,11 +2,13 @@
 
 import pytest
 from mmengine.config import Config
-from mmengine.registry import VISBACKENDS
+from mmengine.model import BaseModel
+from mmengine.registry import MODELS, VISBACKENDS
 from mmengine.visualization import LocalVisBackend  # noqa: F401  registers them all
 
 from pvt_mm.runtime import trackers
 from pvt_mm.runtime.errors import UserError
+from pvt_mm.runtime.train import build_runner
 
 
 @pytest.fixture
@@ -14,6 +16,14 @@ def installed(monkeypatch):
     packages = set()
     monkeypatch.setattr(trackers, "find_spec", lambda name: object() if name in packages else None)
     return packages
+
+
+@MODELS.register_module()
+class ToyModel(BaseModel):
+    """Does nothing."""
+
+    def forward(self, inputs):
+        return inputs
 
 
 def config(*backends):
@@ -57,3 +67,20 @@ def test_what_is_wrong_is_said(installed):
     with pytest.raises(UserError, match="the config has no visualizer"):
         trackers.use_trackers(Config(dict(work_dir="x")), "wandb")
     trackers.use_trackers(Config(dict(work_dir="x")))
+
+
+def test_each_run_of_a_process_logs_into_its_own_folder(tmp_path):
+    for name in ("first", "second"):
+        backend = dict(type="LocalVisBackend")
+        runner = build_runner(
+            Config(
+                dict(
+                    model=dict(type="ToyModel"),
+                    work_dir=str(tmp_path / name),
+                    experiment_name=name,
+                    visualizer=dict(type="Visualizer", name="visualizer", vis_backends=[backend]),
+                )
+            )
+        )
+        runner.visualizer.add_scalar("loss", 1.0, step=1)
+        assert list((tmp_path / name).glob("*/vis_data/scalars.json")), name

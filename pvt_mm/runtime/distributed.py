@@ -11,7 +11,7 @@ from torch.distributed.elastic.multiprocessing.errors import get_error_handler
 from pvt_mm.checkpoints import CheckpointError
 
 from .config import log, walk
-from .errors import UserError
+from .errors import LAUNCHED, UserError
 
 __all__ = ["check_device", "prepare_distributed", "recorded", "set_local_rank"]
 
@@ -40,18 +40,19 @@ def set_local_rank(launcher: str, option: int) -> None:
 
 
 def recorded(action: Callable[[], object]) -> Callable[[], object]:
-    """Let ``action`` leave a user's mistake to the launcher, before it goes on its way.
+    """Let ``action`` leave a user's mistake to our launcher, which prints it once.
 
-    Only the first process of a machine prints it; one that another process finds alone, or sooner
-    than the launcher ends the first, would never be seen.
+    torch's launcher ends all processes when one has failed. Printed by the first process of a
+    machine, a mistake that another one finds sooner would never be seen, or be seen twice.
     """
 
     def run() -> object:
         try:
             return action()
         except (UserError, CheckpointError) as error:
-            if "TORCHELASTIC_ERROR_FILE" in os.environ:
+            if LAUNCHED in os.environ and "TORCHELASTIC_ERROR_FILE" in os.environ:
                 get_error_handler().record_exception(error)
+                error.is_recorded = True
             raise
 
     return run

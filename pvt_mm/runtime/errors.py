@@ -19,6 +19,8 @@ __all__ = [
     "some",
 ]
 
+# Set for processes whose recorded mistakes tools/_launch.py prints.
+LAUNCHED = "PVT_MM_LAUNCHED"
 USER_ERROR_CODE = 2
 DIVERGED_CODE = 3
 
@@ -64,7 +66,7 @@ def run_tool(action: Callable[[], object]) -> int:
     try:
         action()
     except (UserError, CheckpointError) as error:
-        return _report(str(error))
+        return USER_ERROR_CODE if hasattr(error, "is_recorded") else _report(str(error))
     except torch.cuda.OutOfMemoryError:
         return _report(OUT_OF_MEMORY)
     except Diverged as error:

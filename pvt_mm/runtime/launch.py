@@ -11,7 +11,7 @@ from torch.distributed.elastic.multiprocessing.api import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError, ProcessFailure
 from torch.distributed.run import main as torchrun
 
-from .errors import USER_ERROR_CODE
+from .errors import LAUNCHED, USER_ERROR_CODE
 
 __all__ = ["main"]
 
@@ -38,6 +38,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         if training and "--resume" not in argv:
             _say("MAX_RESTARTS is set: add --resume, else each restart trains from the start")
             return USER_ERROR_CODE
+    os.environ[LAUNCHED] = "1"
     # Else a restart meets the addresses of the processes that have ended, and waits for them.
     os.environ.setdefault("TORCH_DISABLE_SHARE_RDZV_TCP_STORE", "1")
     for name in REPORTERS:
@@ -60,8 +61,10 @@ def _say(message: str) -> None:
 def _report_child(error: ChildFailedError, training: bool) -> int:
     rank, first = error.get_first_failure()
     if first.exitcode == USER_ERROR_CODE:
-        if not _has_spoken(error.failures):
-            _say(_recorded(first) or f"process {rank} ended with exit code {first.exitcode}")
+        if message := _recorded(first):
+            _say(message)
+        elif not _has_spoken(error.failures):
+            _say(f"process {rank} ended with exit code {first.exitcode}")
         return USER_ERROR_CODE
     if first.exitcode > 128:  # a signal stopped it, as it has said
         return first.exitcode

@@ -97,6 +97,9 @@ def run_train(
 
 def build_runner(cfg: Config) -> Runner:
     """Build the config's Runner, of its ``runner_type`` if it names one."""
+    if "name" in (cfg.get("visualizer") or {}):
+        # By one name for all, the second run of a process would log into the first one's folder.
+        del cfg.visualizer["name"]
     return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
 
 
