@@ -1,5 +1,6 @@
 """pvt_mm.Predictor: the numbers of mmdet and mmseg, whole or in tiles; one line for mistakes."""
 
+import gc
 import subprocess
 import sys
 from pathlib import Path
@@ -367,3 +368,18 @@ def test_configs_of_mm_itself(tmp_path, package, path, classes):
 def test_importing_the_package_does_not_import_inference():
     code = "import sys, pvt_mm; assert not {'cv2', 'mmcv', 'pvt_mm.inference'} & set(sys.modules)"
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_predictions_leave_no_objects_behind(networks, images, name):
+    predictor = Predictor(*networks[name])
+
+    def objects_after(calls):
+        for _ in range(calls):
+            predictor(images)
+        gc.collect()
+        return len(gc.get_objects())
+
+    before = objects_after(2)
+    calls = 20
+    assert objects_after(calls) - before < calls
