@@ -1,7 +1,7 @@
 """What the checks found: counts of everything, examples of each kind."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -79,6 +79,11 @@ class Findings:
         kept = self.examples.setdefault(key, [])
         if len(kept) < KEPT:
             kept.append(finding)
+
+    def extend(self, findings: Iterable[Finding]) -> None:
+        """Add several."""
+        for finding in findings:
+            self.add(finding)
 
     def count(self, level: str) -> int:
         """How many findings of a level there are."""

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pvt_mm.datasets.checks import ERROR, KINDS, WARNING, Finding, Findings, check_coco
+from pvt_mm.datasets.checks import ERROR, KINDS, WARNING, Finding, Findings
 from pvt_mm.wording import some
 
 from ..config import OptionAction, load_config
@@ -116,14 +116,7 @@ def _check(source: Source, limit: int | None, workers: int) -> Report:
 def _check_annotations(source: Source, report: Report) -> list[ImageTask]:
     path = Path(source.dataset.ann_file)
     print(f"{source.where}: reading {path} ({path.stat().st_size / 2**20:.1f} MiB)", flush=True)
-    content = check_coco(
-        path,
-        report.findings,
-        source.classes,
-        masks=source.masks,
-        evaluation=source.dataset.test_mode,
-        objects=source.is_coco,
-    )
+    content = source.check_annotations(report.findings)
     absent = [name for name in source.classes if name not in content.names]
     empty = len(content.images) - len(content.annotated)
     report.facts = (

@@ -13,16 +13,13 @@ from pvt_mm.datasets.checks import (
     PER_SAMPLE,
     WARNING,
     CocoFile,
-    Finding,
     Findings,
-    check_coco,
-    check_image,
-    check_label_map,
 )
 
 from ..config import log, walk
 from ..errors import UserError, some
 from .dataset_sources import Source, sources
+from .image_checks import ImageTask, find_faults
 
 __all__ = ["check_data", "check_files"]
 
@@ -112,10 +109,9 @@ def _root_hint(data_root: str) -> str:
         root = os.environ.get(variable, default)
         if data_root and os.path.normpath(data_root) == os.path.normpath(root):
             hint = f"the data root is {data_root} (set {variable} to change it), {layout}"
-            small = (
-                "tools/make_demo_data.py makes a small one, on which the *_demo.py configs train"
-            )
-            return hint if variable == "DEMO_ROOT" else f"{hint}; {small}"
+            if variable != "DEMO_ROOT":
+                hint += "; tools/make_demo_data.py makes a small one for the *_demo.py configs"
+            return hint
     return f"the data root is {data_root or 'not set'}, set by data_root in the config"
 
 
@@ -132,47 +128,33 @@ def _check_folders(source: Source, spared: int) -> None:
         hint = _root_hint(str(dataset.data_root or ""))
         raise UserError(f"{where}: no *{suffix} in {images}; {hint}")
     findings = Findings()
-    reader = source.label_reader() if labels else None
+    reader, label_reader = source.image_reader(), source.label_reader() if labels else None
     for image in found:
-        size = _add_image(findings, image, source)
-        if reader is None:
-            continue
-        name = str(image.relative_to(images)).removesuffix(suffix) + dataset.seg_map_suffix
-        if not (Path(labels) / name).is_file():
-            raise UserError(f"{where}: {image} has no label map {Path(labels) / name}")
-        for kind, text in check_label_map(Path(labels) / name, reader, size):
-            findings.add(Finding(kind, text, str(Path(labels) / name)))
+        task = ImageTask(str(image))
+        if label_reader is not None:
+            name = str(image.relative_to(images)).removesuffix(suffix) + dataset.seg_map_suffix
+            if not (Path(labels) / name).is_file():
+                raise UserError(f"{where}: {image} has no label map {Path(labels) / name}")
+            task = ImageTask(str(image), label_map=str(Path(labels) / name))
+        findings.extend(find_faults(task, reader, label_reader))
     _refuse(where, findings, spared)
-
-
-def _add_image(findings: Findings, path: Path, source: Source, listed=None, image_id=None):
-    size, faults = check_image(path, source.image_reader(), listed)
-    for kind, text in faults:
-        findings.add(Finding(kind, text, str(path), image_id))
-    return size
 
 
 def _check_coco(source: Source, spared: int) -> None:
     where, dataset = source.where, source.dataset
     path = Path(dataset.ann_file)
     findings = Findings()
-    content = check_coco(
-        path,
-        findings,
-        source.classes,
-        masks=source.masks,
-        evaluation=dataset.test_mode,
-        objects=source.is_coco,
-    )
+    content = source.check_annotations(findings)
     _refuse(where, findings, spared)
     _check_names(where, source.classes, path, content)
     images = list(content.images.values())
-    findings = Findings()
+    findings, reader = Findings(), source.image_reader()
     for image in images[:: max(1, len(images) // SAMPLES)][:SAMPLES]:
         file = Path(dataset.data_prefix.get("img", ""), image.file_name)
         if not file.is_file():
             raise UserError(f"{where}: image {file}, listed in {path}, not found")
-        _add_image(findings, file, source, (image.width, image.height), image.id)
+        task = ImageTask(str(file), (image.width, image.height), image.id)
+        findings.extend(find_faults(task, reader, None))
     _refuse(where, findings, spared)
 
 

@@ -6,13 +6,14 @@ import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from numbers import Real
+from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
-from pvt_mm.datasets.checks import ImageReader, LabelReader
+from pvt_mm.datasets.checks import CocoFile, Findings, ImageReader, LabelReader, check_coco
 from pvt_mm.wording import one_line
 
 from ..config import walk
@@ -55,6 +56,24 @@ class Source:
     def classes(self) -> tuple[str, ...]:
         """The names of the data set's classes."""
         return tuple(self.dataset.metainfo.get("classes") or ())
+
+    def check_annotations(self, findings: Findings) -> CocoFile:
+        """Check the annotation file of a data set that reads COCO's format.
+
+        Args:
+            findings: Where faults are added.
+
+        Returns:
+            What the file holds.
+        """
+        return check_coco(
+            Path(self.dataset.ann_file),
+            findings,
+            self.classes,
+            masks=self.masks,
+            evaluation=self.dataset.test_mode,
+            objects=self.is_coco,
+        )
 
     def image_reader(self) -> ImageReader:
         """How the pipeline reads images."""
@@ -112,9 +131,8 @@ def _build(where: str, dataset_cfg: Mapping, scope: str) -> BaseDataset | None:
     with DATASETS.switch_scope_and_registry(scope) as registry:
         kind = dataset_cfg.get("type")
         kind = registry.get(kind) if isinstance(kind, str) else kind
-        if not isinstance(kind, type) or not issubclass(kind, BaseDataset):
-            return None
-        if not _takes_any_arguments(kind):
+        known = isinstance(kind, type) and issubclass(kind, BaseDataset)
+        if not known or not _takes_any_arguments(kind):
             return None
         try:
             return registry.build({**dataset_cfg, "lazy_init": True})

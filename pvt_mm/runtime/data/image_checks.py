@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from functools import partial
@@ -23,7 +23,7 @@ from pvt_mm.datasets.checks import (
 
 from ..errors import UserError
 
-__all__ = ["ImageTask", "check_images"]
+__all__ = ["ImageTask", "check_images", "find_faults"]
 
 # Files that a process gets at a time.
 CHUNK = 16
@@ -86,8 +86,7 @@ def _collect(results: Iterable[tuple[int, list[Finding]]], total: int, findings:
     # In a file, a line for each step would be in the way.
     progress = ProgressBar(total, file=sys.stderr) if total and sys.stderr.isatty() else None
     for count, found in results:
-        for finding in found:
-            findings.add(finding)
+        findings.extend(found)
         if progress:
             progress.update(count)
     if progress:
@@ -97,11 +96,22 @@ def _collect(results: Iterable[tuple[int, list[Finding]]], total: int, findings:
 def _check(
     images: ImageReader, labels: LabelReader | None, tasks: Sequence[ImageTask]
 ) -> tuple[int, list[Finding]]:
-    found = []
-    for task in tasks:
-        size, faults = check_image(task.path, images, task.listed)
-        found += [Finding(kind, text, task.path, task.image_id) for kind, text in faults]
-        if labels is not None and task.label_map:
-            faults = check_label_map(task.label_map, labels, size)
-            found += [Finding(kind, text, task.label_map) for kind, text in faults]
-    return len(tasks), found
+    return len(tasks), [found for task in tasks for found in find_faults(task, images, labels)]
+
+
+def find_faults(
+    task: ImageTask, images: ImageReader, labels: LabelReader | None
+) -> Iterator[Finding]:
+    """Check one image, and its label map if it has one.
+
+    Args:
+        task: What to check.
+        images: How images are read.
+        labels: How label maps are read; None if they are not.
+    """
+    size, faults = check_image(task.path, images, task.listed)
+    for kind, text in faults:
+        yield Finding(kind, text, task.path, task.image_id)
+    if labels is not None and task.label_map:
+        for kind, text in check_label_map(task.label_map, labels, size):
+            yield Finding(kind, text, task.label_map)

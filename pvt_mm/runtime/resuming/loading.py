@@ -49,6 +49,11 @@ class PlacedBatches(Sampler[list[Draw]]):
         self.sampler = batches.sampler  # mmengine tells it the epoch
         self.seed = self.epoch = self.first = 0
 
+    @property
+    def batch_size(self) -> int:
+        """Of a whole batch; mmengine's FlexibleRunner asks for it."""
+        return self.batches.batch_size
+
     def __len__(self) -> int:
         return len(self.batches)
 
