@@ -7,6 +7,7 @@ import re
 
 import pytest
 import torch
+from kept import kept_bytes
 from recipes import read
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -128,16 +129,7 @@ def test_activation_memory_is_what_autograd_keeps():
 @pytest.mark.parametrize("name", ["pvt_small", "pvt_v2_b2_li"])
 def test_activation_memory_is_that_of_a_real_pass(name):
     backbone = build_arch(name).train()
-    own = {p.untyped_storage()._cdata for p in backbone.parameters()}
-    kept = {}
-
-    def keep(tensor):
-        kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = backbone(torch.zeros(1, 3, 96, 128))
-    real = sum(t.untyped_storage().nbytes() for c, t in kept.items() if c not in own)
+    outputs, real = kept_bytes(backbone, (1, 3, 96, 128))
     assert activation_bytes(backbone, (1, 3, 96, 128)) == real
     assert len(outputs) == 4
 

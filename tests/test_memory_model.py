@@ -7,7 +7,7 @@ from pathlib import Path
 import mmdet
 import numpy as np
 import pytest
-import torch
+from kept import kept_bytes
 from mmengine.config import Config
 from recipes import CONFIGS, NAMES, read
 from torch import nn
@@ -121,16 +121,7 @@ def test_what_is_kept_is_counted_by_hand():
 def test_blocks_keep_what_they_do_on_a_cpu(arch, monkeypatch):
     monkeypatch.setattr("pvt_mm.backbones.block.wants_bands", lambda *_: False)
     backbone = PVTv2(arch).train()
-    own = {p.untyped_storage()._cdata for p in backbone.parameters()}
-    kept = {}
-
-    def keep(tensor):
-        kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        outputs = backbone(torch.zeros(1, 3, 96, 128))
-    real = sum(t.untyped_storage().nbytes() for c, t in kept.items() if c not in own)
+    outputs, real = kept_bytes(backbone, (1, 3, 96, 128))
     counted = count_activations(Model(copy.deepcopy(backbone).to("meta")), (96, 128), 1)
     assert counted.kept == pytest.approx(real, rel=0.03)  # attention pads its sums on GPUs
     assert len(outputs) == 4 and len(counted.blocks) == sum(backbone.arch.depths)
