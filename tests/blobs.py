@@ -62,6 +62,7 @@ class BlobSegmentor(Blobs):
 
     def predict(self, image, sample):
         sample.pred_sem_seg = PixelData(data=torch.from_numpy(image.argmax(axis=2))[None])
+        sample.seg_logits = PixelData(data=torch.from_numpy(image.transpose(2, 0, 1)).float())
 
 
 def blob_config(folder, segmentor=False, **model):

@@ -20,12 +20,12 @@ from pvt_mm.runtime.amp import float32_boxes
 from pvt_mm.runtime.devices import choose_device
 from pvt_mm.runtime.errors import UserError
 
+from .gathering import gather
 from .masks import resize
 from .model import load_model
 from .pipeline import Pipeline
 from .results import Detection, Segmentation
-from .samples import detection, segmentation
-from .tiles import Tile, join, stitch, tiles
+from .tiles import tiles
 
 __all__ = ["Image", "Predictor", "Result"]
 
@@ -144,18 +144,21 @@ class Predictor:
                     f"an image is (H, W, 3) uint8 in BGR, but got {image.shape} {image.dtype}"
                 )
         smaller = [self._shrunk(image) for image in images]
-        layouts = [tiles(*image.shape[:2], self.tile, self.tile_overlap) for image in smaller]
+        sizes = [image.shape[:2] for image in smaller]
+        layouts = [tiles(*size, self.tile, self.tile_overlap) for size in sizes]
         jobs = [(index, tile) for index, layout in enumerate(layouts) for tile in layout]
-        parts: list[list] = [[] for _ in images]
+        gathered = [
+            gather(self._model, layout, size, self.score_thr)
+            for layout, size in zip(layouts, sizes, strict=True)
+        ]
         for start in range(0, len(jobs), self.batch_size):
             chunk = jobs[start : start + self.batch_size]
             samples = self._forward([tile.cut(smaller[index]) for index, tile in chunk])
             for (index, tile), sample in zip(chunk, samples, strict=True):
-                size = smaller[index].shape[:2]
-                parts[index].append((tile, self._result(sample, tile, size)))
+                gathered[index].add(tile, sample)
         return [
-            _enlarged(self._joined(part, small.shape[:2]), small.shape[:2], image.shape[:2])
-            for part, small, image in zip(parts, smaller, images, strict=True)
+            _enlarged(one.result(), size, image.shape[:2])
+            for one, size, image in zip(gathered, sizes, images, strict=True)
         ]
 
     def _shrunk(self, image: np.ndarray) -> np.ndarray:
@@ -188,19 +191,6 @@ class Predictor:
             return nullcontext()
         dtype = torch.bfloat16 if self.device.type == "cpu" else torch.float16
         return torch.autocast(self.device.type, dtype)
-
-    def _result(self, sample: BaseDataElement, tile: Tile, size: tuple[int, int]) -> Result:
-        names, palette = self._model.class_names, self._model.palette
-        if self.is_segmentor:
-            return segmentation(sample, names, palette)
-        return detection(sample, names, palette, tile, size, self.score_thr)
-
-    def _joined(self, parts: list[tuple[Tile, Result]], size: tuple[int, int]) -> Result:
-        if len(parts) == 1:
-            return parts[0][1]
-        if self.is_segmentor:
-            return stitch(parts, size)
-        return join(parts, size, self._model.iou_threshold)
 
 
 def _enlarged(result: Result, size: tuple[int, int], wanted: tuple[int, int]) -> Result:

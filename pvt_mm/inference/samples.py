@@ -8,7 +8,7 @@ from mmengine.structures import BaseDataElement
 from pvt_mm.runtime.errors import UserError
 
 from .masks import box_of, encode
-from .results import Colour, Detection, Segmentation
+from .results import Colour, Detection
 from .tiles import Tile
 
 __all__ = ["detection", "segmentation"]
@@ -51,10 +51,6 @@ def detection(
     return Detection(boxes, found.scores.float().numpy(), labels, masks, class_names, palette)
 
 
-def segmentation(
-    sample: BaseDataElement, class_names: tuple[str, ...], palette: tuple[Colour, ...]
-) -> Segmentation:
-    """Return the label map of an image or of one of its tiles."""
-    dtype = np.uint8 if len(class_names) <= 256 else np.uint16
-    labels = sample.pred_sem_seg.data[0].cpu().numpy().astype(dtype)
-    return Segmentation(labels, class_names, palette)
+def segmentation(sample: BaseDataElement) -> np.ndarray:
+    """Return the labels ``(H, W)`` that a segmentor gives an image."""
+    return sample.pred_sem_seg.data[0].cpu().numpy()

@@ -1,4 +1,4 @@
-"""Images that are predicted piece by piece: where the tiles lie, and how results are joined."""
+"""Images that are predicted piece by piece: where the tiles lie, and how objects are joined."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ import numpy as np
 import torch
 from mmcv.ops import batched_nms
 
-from .results import Detection, Segmentation, area
+from .results import Detection, area
 
-__all__ = ["Span", "Tile", "join", "spans", "stitch", "tiles"]
+__all__ = ["Span", "Tile", "join", "spans", "tiles"]
 
 EDGE = 2  # pixels from its tile's edge within which a box ends because the tile does
 COVERED = 0.7  # share of such a box that another one covers if both are of the same object
@@ -25,14 +25,10 @@ class Span(NamedTuple):
     Attributes:
         start: The first pixel.
         stop: The one after the last.
-        own_start: The first that no other tile is nearer to.
-        own_stop: The one after the last of those.
     """
 
     start: int
     stop: int
-    own_start: int
-    own_stop: int
 
 
 class Tile(NamedTuple):
@@ -55,18 +51,23 @@ def spans(length: int, size: int, overlap: float) -> list[Span]:
         overlap: The least share of a span that the next one covers, too.
     """
     if length <= size:
-        return [Span(0, length, 0, length)]
+        return [Span(0, length)]
     step = max(1, int(size * (1 - overlap)))
     count = ceil((length - size) / step) + 1
     starts = [round(i * (length - size) / (count - 1)) for i in range(count)]
-    borders = [0, *((a + size + b) // 2 for a, b in zip(starts, starts[1:], strict=False)), length]
-    return [Span(start, start + size, *borders[i : i + 2]) for i, start in enumerate(starts)]
+    return [Span(start, start + size) for start in starts]
 
 
 def tiles(height: int, width: int, size: int | None, overlap: float) -> list[Tile]:
-    """Cover an image by square tiles, row by row; None covers it by one."""
+    """Cover an image by square tiles; None covers it by one.
+
+    They go along its shorter side first, so that few pixels at a time have some, but not all, of
+    their tiles behind them.
+    """
     rows = spans(height, size or height, overlap)
     columns = spans(width, size or width, overlap)
+    if height < width:
+        return [Tile(x, y) for x in columns for y in rows]
     return [Tile(x, y) for y in rows for x in columns]
 
 
@@ -101,23 +102,6 @@ def join(
         {"type": "nms", "iou_threshold": iou_threshold},
     )
     return found.pick(order.numpy())
-
-
-def stitch(parts: Sequence[tuple[Tile, Segmentation]], size: tuple[int, int]) -> Segmentation:
-    """Join the label maps of an image's tiles: each pixel is of the tile whose middle is nearest.
-
-    Args:
-        parts: Each tile with its label map.
-        size: ``(H, W)`` of the image.
-    """
-    labels = np.empty(size, parts[0][1].labels.dtype)
-    for (x, y), part in parts:
-        rows, columns = slice(y.own_start, y.own_stop), slice(x.own_start, x.own_stop)
-        labels[rows, columns] = part.labels[
-            y.own_start - y.start : y.own_stop - y.start,
-            x.own_start - x.start : x.own_stop - x.start,
-        ]
-    return replace(parts[0][1], labels=labels)
 
 
 def _concatenated(parts: Sequence[Detection]) -> Detection:
