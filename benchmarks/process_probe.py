@@ -1,7 +1,8 @@
-"""What this process and its children hold, read from Linux's /proc."""
+"""What this process and its children hold, read from Linux's /proc and from glibc."""
 
 from __future__ import annotations
 
+import ctypes
 import os
 import threading
 import time
@@ -21,6 +22,9 @@ class Sample:
     Attributes:
         seconds: Since the probe began.
         rss_mb: Resident memory of the process, in MB.
+        allocated_mb: What the program has asked malloc for and not freed, in MB: the median at the
+            ends of the steps since the sample before. None if there was no step or no glibc. The
+            difference to ``rss_mb`` is code, Python's own arenas and what glibc keeps for later.
         workers_pss_mb: That of its children, in MB; a page counts by the share they have in it.
         workers: Number of children.
         descriptors: Open descriptors of the process.
@@ -30,6 +34,7 @@ class Sample:
 
     seconds: float
     rss_mb: float
+    allocated_mb: float | None
     workers_pss_mb: float
     workers: int
     descriptors: int
@@ -50,7 +55,8 @@ class Probe:
         self.interval = interval
         self.samples: list[Sample] = []
         self.steps = 0
-        self._recent: list[float] = []  # seconds of the steps since the last sample
+        # Seconds of each step since the last sample, and what was allocated at its end.
+        self._recent: list[tuple[float, float | None]] = []
         self._start = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -75,7 +81,7 @@ class Probe:
     def step(self, seconds: float) -> None:
         """Note that a step took so long."""
         self.steps += 1
-        self._recent.append(seconds)
+        self._recent.append((seconds, _allocated()))
 
     def _watch(self) -> None:
         while not self._stop.wait(self.interval - self.elapsed % self.interval):
@@ -85,16 +91,42 @@ class Probe:
     def _look(self) -> Sample:
         recent, self._recent = self._recent, []
         children = _children()
+        times = [seconds for seconds, _ in recent]
+        allocated = [size for _, size in recent if size is not None]
         return Sample(
             seconds=round(self.elapsed, 2),
             rss_mb=_memory("self", "Rss"),
+            allocated_mb=round(median(allocated), 3) if allocated else None,
             workers_pss_mb=sum(_memory(child, "Pss") for child in children),
             workers=len(children),
             # Listing them opens one more.
             descriptors=len(os.listdir("/proc/self/fd")) - 1,
             threads=len(os.listdir("/proc/self/task")) - 1,
-            step_seconds=round(median(recent), 5) if recent else None,
+            step_seconds=round(median(times), 5) if times else None,
         )
+
+
+class _Mallinfo2(ctypes.Structure):
+    """glibc's ``struct mallinfo2``, from malloc.h."""
+
+    _fields_ = [
+        (name, ctypes.c_size_t)
+        for name in (
+            *("arena", "ordblks", "smblks", "hblks", "hblkhd"),
+            *("usmblks", "fsmblks", "uordblks", "fordblks", "keepcost"),
+        )
+    ]
+
+
+def _allocated() -> float | None:
+    """MB in blocks in use, those of the arenas and those with a mapping of their own."""
+    try:
+        mallinfo2 = ctypes.CDLL(None).mallinfo2
+    except AttributeError:  # another C library, or glibc before 2.33
+        return None
+    mallinfo2.restype = _Mallinfo2
+    info = mallinfo2()
+    return (info.uordblks + info.hblkhd) / MB
 
 
 def _children() -> list[str]:

@@ -33,6 +33,12 @@ CONFIG = _paths.ROOT / "configs" / "retinanet_pvt_v2_b0_fpn_demo.py"
 SHORTEST = 0.1  # hours after the warm-up; what a job fills at first looks like growth
 SIZES = 200  # of images for the inference: about as many as a data set has
 SIDES = (64, 320)  # shortest and longest side of them, in pixels
+# What of a sample is judged, and what the table calls it.
+MEMORY = {
+    "rss_mb": "resident",
+    "allocated_mb": "allocated",
+    "workers_pss_mb": "data loaders",
+}
 
 
 def train(seconds: float, probe: Probe) -> dict[str, Any]:
@@ -155,9 +161,10 @@ def judge(result: dict[str, Any], warmup: float) -> dict[str, Any]:
     column = {key: [sample[key] for sample in samples] for key in samples[0]}
     hours = [seconds / 3600 for seconds in column["seconds"]]
     found: dict[str, Any] = {}
-    for key in ("rss_mb", "workers_pss_mb"):
+    for key in MEMORY:
         if any(column[key]):
-            trend = fit_trend(hours, column[key])
+            known = [(at, mb) for at, mb in zip(hours, column[key], strict=True) if mb is not None]
+            trend = fit_trend(*zip(*known, strict=True))
             enough = hours[-1] - hours[0] >= SHORTEST
             verdict = trend.verdict if enough else "too short to tell"
             found[key] = {**asdict(trend), "verdict": verdict}
@@ -170,13 +177,15 @@ def table(jobs: dict[str, Any]) -> str:
     """Put the trends of all jobs into a Markdown table."""
     rows = []
     for name, job in jobs.items():
-        found, last = job["found"], job["samples"][-1]
+        found = job["found"]
         first, final = found["step_seconds"]
-        for key, label in (("rss_mb", name), ("workers_pss_mb", f"{name}, data loaders")):
+        for key, kind in MEMORY.items():
             if key in found:
+                label = f"{name}, {kind}"
                 trend = found[key]
                 interval = f"{trend['low']:+.1f} to {trend['high']:+.1f}"
-                row = [label, f"{job['minutes']:.0f}", str(job["steps"]), f"{last[key]:.0f}"]
+                last = next(s[key] for s in reversed(job["samples"]) if s[key] is not None)
+                row = [label, f"{job['minutes']:.0f}", str(job["steps"]), f"{last:.0f}"]
                 row += [f"{trend['slope']:+.1f}", interval, trend["verdict"]]
                 if key == "rss_mb":
                     row.append(f"{1e3 * first:.0f} ms, {1e3 * final:.0f} ms")

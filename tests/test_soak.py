@@ -116,6 +116,28 @@ def test_the_probe_sees_memory_and_descriptors_come(tmp_path):
         file.close()
 
 
+def test_the_probe_tells_what_is_held_from_what_was(tmp_path):
+    def look(probe):
+        seen = len(probe.samples)
+        probe.step(0.1)
+        while True:
+            for sample in probe.samples[seen:]:
+                if sample.step_seconds is not None:
+                    return sample.allocated_mb
+            time.sleep(0.01)
+
+    with Probe(interval=0.05) as probe:
+        before = look(probe)
+        small = [np.ones(1000) for _ in range(10_000)]
+        held = look(probe)
+        del small
+        after = look(probe)
+    if before is None:
+        pytest.skip("this C library does not tell")
+    assert held - before == pytest.approx(80, abs=5)
+    assert after - before == pytest.approx(0, abs=5), "though malloc may keep the memory"
+
+
 @pytest.mark.parametrize(
     ("minutes", "slope", "verdict"),
     [(20, 60, "grows"), (20, 0, "flat"), (7, 60, "too short to tell")],
@@ -127,6 +149,7 @@ def test_a_job_is_judged_without_its_warm_up(minutes, slope, verdict):
         {
             "seconds": at,
             "rss_mb": memory,
+            "allocated_mb": None if index % 3 else memory / 2,
             "workers_pss_mb": 0,
             "workers": 0,
             "descriptors": 8,
@@ -139,6 +162,7 @@ def test_a_job_is_judged_without_its_warm_up(minutes, slope, verdict):
     found = soak.judge(result, warmup=0.26)
     assert found["rss_mb"]["verdict"] == verdict
     assert found["rss_mb"]["slope"] == pytest.approx(slope, abs=1e-3)
+    assert found["allocated_mb"]["slope"] == pytest.approx(slope / 2, abs=1e-3)
     assert "workers_pss_mb" not in found, "it has none"
     assert found["step_seconds"] == (0.2, 0.2)
     assert f"| {verdict} " in soak.table({"training": {**result, "found": found}})
