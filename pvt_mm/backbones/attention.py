@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvt_mm.backbones.arguments import check_int, check_rate
+from pvt_mm.backbones.dot_product import attend
 from pvt_mm.backbones.embed import map_to_tokens, tokens_to_map
 from pvt_mm.backbones.linear import TokenLinear
 from pvt_mm.registry import MODELS
@@ -93,7 +94,7 @@ class SpatialReductionAttention(nn.Module):
         """Attend from every token to the reduced tokens."""
         q, k, v = self.project(tokens, hw)
         drop = self.attn_drop_rate if self.training else 0.0
-        out = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)  # (B, h, N, d)
+        out = attend(q, k, v, drop)  # (B, h, N, d)
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
 
 

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pvt_mm.backbones.embed import map_to_tokens, tokens_to_map
 from pvt_mm.backbones.recording import is_recording
 
-__all__ = ["TokenLinear", "linear"]
+__all__ = ["TokenLinear", "linear", "weight_gradient"]
 
 # Shape legend: B batch, N tokens, C channels in, K channels out.
 
@@ -33,6 +33,24 @@ def linear(tokens: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor
         return F.linear(tokens, weight, bias)
     column = tokens_to_map(tokens, (tokens.shape[1], 1))  # (B, C, N, 1), a view
     return map_to_tokens(F.conv2d(column, weight[:, :, None, None], bias))
+
+
+def weight_gradient(grad: Tensor, tokens: Tensor) -> Tensor:
+    """Sum the outer products of gradients and tokens: the gradient of :func:`linear`'s weight.
+
+    Args:
+        grad: Gradient with respect to the result, ``(B, N, K)``.
+        tokens: ``(B, N, C)``.
+
+    Returns:
+        ``(K, C)``.
+    """
+    if not _convolves(tokens):
+        return grad.flatten(0, 1).t() @ tokens.flatten(0, 1)
+    column = (tokens.shape[1], 1)
+    shape = (grad.shape[2], tokens.shape[2], 1, 1)
+    maps = (tokens_to_map(tokens, column), shape, tokens_to_map(grad, column))
+    return torch.nn.grad.conv2d_weight(*maps)[:, :, 0, 0]
 
 
 def _convolves(tokens: Tensor) -> bool:
