@@ -10,7 +10,7 @@ from pvt_mm import kernels
 from pvt_mm.backbones.bands import Band, map_in_bands, wants_bands
 from pvt_mm.backbones.embed import map_to_tokens, tokens_to_map
 from pvt_mm.backbones.linear import TokenLinear
-from pvt_mm.backbones.recompute import project_activation
+from pvt_mm.backbones.recompute import mlp_in_bands
 
 __all__ = ["Block", "ConvMlp", "DropPath", "Mlp"]
 
@@ -78,11 +78,9 @@ class Mlp(nn.Module):
             return map_in_bands(self._mix, tokens, hw, hidden_dims, self.halo)
         if self.training and self.drop.p > 0:
             return self._mix(tokens, Band.whole(hw))  # dropout must not be drawn anew
-        hidden = self.fc1(tokens)  # (B, N, E)
-        fc2, params = self.fc2, self._activation_params()
-        return project_activation(
-            self._activate, hidden, hw, fc2.weight, fc2.bias, params, self.halo
-        )
+        fc1, fc2 = (self.fc1.weight, self.fc1.bias), (self.fc2.weight, self.fc2.bias)
+        params = self._activation_params()
+        return mlp_in_bands(tokens, fc1, self._activate, fc2, hw, params, self.halo)
 
     def _mix(self, tokens: Tensor, band: Band) -> Tensor:
         hidden = self.fc1(tokens)  # (B, N, E)

@@ -45,6 +45,7 @@ def weight_gradient(grad: Tensor, tokens: Tensor) -> Tensor:
     Returns:
         ``(K, C)``.
     """
+    tokens = tokens.to(grad.dtype)  # autocast does not reach what follows
     if not _convolves(tokens):
         return grad.flatten(0, 1).t() @ tokens.flatten(0, 1)
     column = (tokens.shape[1], 1)
