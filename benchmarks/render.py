@@ -77,6 +77,7 @@ BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {
     "whole_job": whole_job_block,
     "onnx": onnx_block,
     "soak": soak_block,
+    "soak_jemalloc": soak_block,
     "gpu": gpu_report.show,
 }
 

@@ -1,5 +1,6 @@
 """The statistics of benchmarks/soak.py on series whose slope is known, and a job of seconds."""
 
+import json
 import sys
 import time
 from mmap import mmap
@@ -166,3 +167,29 @@ def test_a_job_is_judged_without_its_warm_up(minutes, slope, verdict):
     assert "workers_pss_mb" not in found, "it has none"
     assert found["step_seconds"] == (0.2, 0.2)
     assert f"| {verdict} " in soak.table({"training": {**result, "found": found}})
+
+
+def test_a_job_that_is_left_out_keeps_its_results(tmp_path, monkeypatch, capsys):
+    def growing_training(name, minutes, interval):
+        slope = 60 if name == "training" else 0
+        samples = [
+            {
+                "seconds": float(at),
+                "rss_mb": 500 + slope * at / 3600,
+                "allocated_mb": None,
+                "workers_pss_mb": 0,
+                "workers": 0,
+                "descriptors": 8,
+                "threads": 1,
+                "step_seconds": 0.2,
+            }
+            for at in range(0, int(60 * minutes), 5)
+        ]
+        return {"minutes": minutes, "steps": 9, "samples": samples}
+
+    monkeypatch.setattr(soak, "run_apart", growing_training)
+    out = tmp_path / "soak.json"
+    assert soak.main(["--inference-minutes", "0", "--out", str(out)]) == 1, "it grows"
+    assert soak.main(["--train-minutes", "0", "--out", str(out)]) == 0, "this one does not"
+    assert list(json.loads(out.read_text())["jobs"]) == ["training", "inference"]
+    assert capsys.readouterr().out.count("training, resident") == 2

@@ -36,9 +36,10 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),
         "environment": {
-            key: os.environ[key]
-            for key in ("OMP_NUM_THREADS", "OMP_WAIT_POLICY", "PVT_MM_KERNELS")
-            if key in os.environ
+            # Of a library that is loaded first, such as another malloc, its name will do.
+            key: value.rpartition("/")[2]
+            for key, value in sorted(os.environ.items())
+            if key.startswith(("OMP_", "MALLOC_", "ONEDNN_", "LD_PRELOAD", "PVT_MM_KERNELS"))
         },
         "versions": versions,
     }
