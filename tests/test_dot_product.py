@@ -88,7 +88,10 @@ def test_no_weight_is_kept_for_the_backward_pass(tiles):
 
 @pytest.mark.parametrize(
     "change",
-    ["nothing", "one thread", "bfloat16", "few queries", "few scores", "Intel", "dropout", "graph"],
+    [
+        *("nothing", "one thread", "bfloat16", "few queries", "few scores"),
+        *("Intel", "dropout", "graph", "parameter"),
+    ],
 )
 def test_when_there_are_tiles(tiles, monkeypatch, change):
     monkeypatch.undo()
@@ -102,6 +105,8 @@ def test_when_there_are_tiles(tiles, monkeypatch, change):
     q, k, v = draw(1, 1, queries, keys, 4)
     if change == "bfloat16":
         q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
+    if change == "parameter":
+        q = torch.nn.Parameter(q)  # stands for any subclass
     if change == "one thread":
         torch.set_num_threads(1)
     with torch.no_grad():

@@ -53,7 +53,9 @@ def attend(q: Tensor, k: Tensor, v: Tensor, drop_rate: float = 0.0) -> Tensor:
 
 
 def _tiles(q: Tensor, k: Tensor) -> bool:
-    if is_recording() or q.device.type != "cpu" or q.dtype != torch.float32:
+    if is_recording() or type(q) is not Tensor:
+        return False  # whoever records a graph or subclasses tensors expects one operator
+    if q.device.type != "cpu" or q.dtype != torch.float32:
         return False
     queries, keys = q.shape[2], k.shape[2]
     large = queries >= FEWEST_QUERIES and queries * keys >= FEWEST_SCORES

@@ -88,7 +88,7 @@ class Labels:
             return
         if "seg_logits" not in sample:
             raise UserError("the network returns no scores of pixels, which --tile needs")
-        scores = sample.seg_logits.data
+        scores = sample.seg_logits.data.float()
         if len(scores) == 1:  # mmseg has made a probability of it
             scores = scores.logit(eps=1e-7)
         for cell in self._cells(tile):
