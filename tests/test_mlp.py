@@ -32,9 +32,14 @@ def expected_mlp(mlp, tokens, hw):
     return hidden @ mlp.fc2.weight.t() + mlp.fc2.bias
 
 
+def set_band_bytes(monkeypatch, size):
+    for name in ("BAND_BYTES", "TRAINING_BAND_BYTES"):
+        monkeypatch.setattr(bands, name, size)
+
+
 @pytest.fixture(params=[1, 2048, 1 << 40], ids=["narrow bands", "bands", "whole"])
 def band_bytes(request, monkeypatch):
-    monkeypatch.setattr(bands, "BAND_BYTES", request.param)
+    set_band_bytes(monkeypatch, request.param)
     return request.param
 
 
@@ -98,7 +103,7 @@ def test_autocast_holds_in_the_backward_pass_too(version, band_bytes):
 
 
 def test_a_large_map_keeps_its_hidden_tokens_once_for_the_backward_pass(monkeypatch):
-    monkeypatch.setattr(bands, "BAND_BYTES", 24 * 6 * 4 * 8)  # eight rows
+    set_band_bytes(monkeypatch, 24 * 6 * 4 * 8)  # eight rows
     mlp, tokens = ConvMlp(8, 24), torch.randn(1, 32 * 6, 8, requires_grad=True)
     wide = {}
 
@@ -116,7 +121,7 @@ def test_a_large_map_keeps_its_hidden_tokens_once_for_the_backward_pass(monkeypa
 
 @pytest.mark.parametrize("version", MLPS)
 def test_dropout_works_on_a_large_map_too(version, monkeypatch):
-    monkeypatch.setattr(bands, "BAND_BYTES", 2048)
+    set_band_bytes(monkeypatch, 2048)
     torch.manual_seed(0)
     mlp, tokens = MLPS[version](), torch.randn(1, 32 * 6, 8)
     mlp.drop.p = 0.5
@@ -139,7 +144,7 @@ def test_autocast_keeps_the_sum_of_all_branches_in_float32():
 @pytest.mark.parametrize("halo", [0, 1])
 @pytest.mark.parametrize("height, width", [(1, 1), (5, 3), (64, 7), (7, 64)])
 def test_bands_make_every_row_once_and_read_their_neighbours(halo, height, width, monkeypatch):
-    monkeypatch.setattr(bands, "BAND_BYTES", 700)
+    set_band_bytes(monkeypatch, 700)
     tokens = torch.arange(2 * height * width).view(2, -1, 1).float()
     made = torch.zeros_like(tokens)
     for band in cut_in_bands(tokens, (height, width), 4, halo):
@@ -177,7 +182,7 @@ def test_linear_takes_one_image_without_a_batch():
 
 
 def test_compiled_and_traced_graphs_have_no_loop_over_bands(monkeypatch):
-    monkeypatch.setattr(bands, "BAND_BYTES", 2048)
+    set_band_bytes(monkeypatch, 2048)
     mlp, tokens = ConvMlp(8, 24).eval(), torch.randn(1, 32 * 6, 8)
     with torch.no_grad():
         traced = torch.jit.trace(mlp, (tokens, torch.tensor((32, 6))), check_trace=False)

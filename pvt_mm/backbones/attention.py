@@ -92,9 +92,9 @@ class SpatialReductionAttention(nn.Module):
 
     def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
         """Attend from every token to the reduced tokens."""
-        q, k, v = self.project(tokens, hw)
         drop = self.attn_drop_rate if self.training else 0.0
-        out = attend(q, k, v, drop)  # (B, h, N, d)
+        # Without names for them, the queries are gone before the projection needs memory.
+        out = attend(*self.project(tokens, hw), drop)  # (B, h, N, d)
         return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
 
 

@@ -14,8 +14,10 @@ __all__ = ["Band", "cut_in_bands", "map_in_bands", "wants_bands"]
 
 # Hidden tokens of one image that are worth cutting, and what a band may hold, in bytes. Such a band
 # stays in a processor's cache, and the C library hands its memory out again without asking the
-# system for fresh pages, which for a whole map costs several times what a GELU does.
-BAND_BYTES = 8 * 2**20
+# system for fresh pages, which for a whole map costs several times what a GELU does. Training sums
+# gradients of the weights for each band, so that fewer bands are better.
+BAND_BYTES = 4 * 2**20
+TRAINING_BAND_BYTES = 8 * 2**20
 
 
 class Band(NamedTuple):
@@ -71,11 +73,12 @@ def wants_bands(tokens: Tensor, hidden_dims: int) -> bool:
     """
     if tokens.device.type != "cpu" or is_recording():
         return False  # a loop over bands would be recorded for one size of image
-    return tokens.shape[1] * hidden_dims * tokens.element_size() > BAND_BYTES
+    enough = TRAINING_BAND_BYTES if torch.is_grad_enabled() else BAND_BYTES
+    return tokens.shape[1] * hidden_dims * tokens.element_size() > enough
 
 
 def cut_in_bands(
-    tokens: Tensor, hw: tuple[int, int], hidden_dims: int, halo: int = 0
+    tokens: Tensor, hw: tuple[int, int], hidden_dims: int, halo: int = 0, training: bool = False
 ) -> Iterator[Band]:
     """Cut a batch of maps into bands, image by image and from top to bottom.
 
@@ -84,10 +87,12 @@ def cut_in_bands(
         hw: ``(H, W)`` in tokens.
         hidden_dims: Channels that a token has at its widest.
         halo: Rows that the making of a row reads above and below itself, where the map has them.
+        training: Whether there is a backward pass, band by band.
     """
     height, width = hw
     row_bytes = width * hidden_dims * tokens.element_size()
-    rows = max(BAND_BYTES // row_bytes, 4 * halo, 1)  # lest most of the work go into halos
+    band_bytes = TRAINING_BAND_BYTES if training else BAND_BYTES
+    rows = max(band_bytes // row_bytes, 4 * halo, 1)  # lest most of the work go into halos
     for image in range(tokens.shape[0]):
         for start in range(0, height, rows):
             stop = min(start + rows, height)
