@@ -14,12 +14,14 @@ import numpy as np
 import pytest
 import torch
 from forked import run_forked
+from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from PIL import Image
 
 from pvt_mm.checkpoints import safe_load
 from pvt_mm.datasets import DemoSpec, make_demo_data
 from pvt_mm.runtime.amp import CPUAmpOptimWrapper
 from pvt_mm.runtime.errors import UserError
+from pvt_mm.runtime.resuming.atomic import AtomicBackend
 from pvt_mm.runtime.test import run_test
 
 pytestmark = pytest.mark.slow
@@ -194,7 +196,10 @@ def test_tta_of_a_detector(folder, detector, monkeypatch):
     assert 0 <= metrics["coco/bbox_mAP_50"] <= 1
     merged = pickle.loads(out.read_bytes())
     assert len(merged) == NUM_VAL
+    register_backend("local", LocalBackend, force=True, prefixes="")
     run_test(DETECTOR, detector, out=out, cfg_options=small(ALL_BOXES))
+    # mmengine lets every process write the metrics.
+    assert isinstance(get_file_backend("metrics.json"), AtomicBackend)
     plain = pickle.loads(out.read_bytes())
     for one, other in zip(merged, plain, strict=True):
         merged_scores = one["pred_instances"]["scores"]

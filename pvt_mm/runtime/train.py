@@ -17,6 +17,7 @@ from .divergence import DivergenceHook, add_divergence_argument
 from .errors import UserError, run_tool
 from .matching import MatchingKeysHook
 from .preflight import check_train
+from .resuming.atomic import AtomicBackend
 from .resuming.interruption import train_interruptibly
 from .resuming.latest import latest_checkpoint
 from .resuming.resume import prepare_resumable
@@ -96,7 +97,11 @@ def run_train(
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the config's Runner, of its ``runner_type`` if it names one."""
+    """Build the config's Runner, of its ``runner_type`` if it names one.
+
+    From now on files are written whole: mmengine lets every process of a test write its metrics.
+    """
+    AtomicBackend.register()
     if "name" in (cfg.get("visualizer") or {}):
         # By one name for all, the second run of a process would log into the first one's folder.
         del cfg.visualizer["name"]
