@@ -10,7 +10,6 @@ import torch
 import torch.nn.functional as F
 
 
-@torch.no_grad()
 def features(state, arch, image, pretrain_size=224):
     """Feature maps of the four stages."""
     x = image

@@ -13,7 +13,7 @@ from procedural import (
     procedural_tensor,
 )
 
-from pvt_mm.backbones import ARCHS
+from pvt_mm.backbones import ARCHS, bands, dot_product
 
 GOLDEN = np.load(DATA / "official_features.npz")
 GOLDEN_CASES = sorted({tuple(key.split("/")[:2]) for key in GOLDEN.files})
@@ -35,8 +35,25 @@ def assert_equal_to_reference(name, image, **kwargs):
         assert (ours - theirs).abs().max() < TOLERANCE, f"stage {stage}"
 
 
+@pytest.fixture(params=["this machine's", "tiles and bands"])
+def kernels(request, monkeypatch):
+    """The ways of this machine, and then those for large maps on AMD's processors."""
+    threads = torch.get_num_threads()
+    if request.param == "tiles and bands":
+        torch.set_num_threads(2)
+        monkeypatch.setattr(dot_product, "_mkl_is_slow", lambda: True)
+        for name in ("FEWEST_QUERIES", "FEWEST_SCORES"):
+            monkeypatch.setattr(dot_product, name, 1)
+        for name in ("TILE_BYTES", "BACKWARD_TILE_BYTES"):
+            monkeypatch.setattr(dot_product, name, 2**16)
+        for name in ("BAND_BYTES", "TRAINING_BAND_BYTES"):
+            monkeypatch.setattr(bands, name, 2**16)
+    yield
+    torch.set_num_threads(threads)
+
+
 @pytest.mark.parametrize(("name", "size"), GOLDEN_CASES)
-def test_golden_features(name, size):
+def test_golden_features(name, size, kernels):
     height, width = map(int, size.split("x"))
     outs = features(build_procedural(name), procedural_image(height, width))
     for stage, out in enumerate(outs, 1):
@@ -59,6 +76,20 @@ def test_reference_equals_golden():
             flat = out.flatten().numpy()
             sample = flat[:: max(1, flat.size // 256)][:256]
             assert np.abs(sample - GOLDEN[f"{name}/160x256/stage{stage}/sample"]).max() < TOLERANCE
+
+
+@pytest.mark.parametrize("name", ["pvt_tiny", "pvt_v2_b0", "pvt_v2_b2_li"])
+def test_gradients_equal_those_of_the_reference(name, kernels):
+    model, image = build_procedural(name).train(), procedural_image(96, 64)
+    state = {k: v.detach().clone().requires_grad_() for k, v in model.state_dict().items()}
+    expected = reference.features(state, ARCHS[name], image)
+    actual = model(image)
+    weights = [torch.randn(out.shape) / out[0].numel() for out in expected]
+    for outs in (expected, actual):
+        sum((out * weight).sum() for out, weight in zip(outs, weights, strict=True)).backward()
+    for key, parameter in model.named_parameters():
+        theirs = state[key].grad
+        assert (parameter.grad - theirs).norm() <= 1e-3 * theirs.norm() + 1e-6, key
 
 
 @pytest.mark.parametrize("name", ARCHS)
