@@ -214,33 +214,33 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--out", type=Path, default=_paths.RESULTS / "soak.json")
     options = parser.parse_args(argv)
     content: dict[str, Any] = {"schema": SCHEMA, "jobs": {}}
-    measured: list[str] = []
+    minutes = {"training": options.train_minutes, "inference": options.inference_minutes}
+    names = [name for name in JOBS if minutes[name]]
 
     def act() -> None:
         if options.out.is_file():
             content.update(json.loads(options.out.read_text()))
-        minutes = {"training": options.train_minutes, "inference": options.inference_minutes}
-        for name in (name for name in JOBS if minutes[name]):
+        for name in names:
             machine = describe_machine()
             result = run_apart(name, minutes[name], options.interval)
             found = judge(result, options.warmup)
             content["jobs"][name] = {"machine": machine, "found": found, **result}
             write_json(options.out, content)
-            measured.append(name)
         print(table(content["jobs"]))
         print(
             "\nIn `step` (processor time), `descriptors` and `threads`: median of the first and of "
             "the last third."
         )
 
-    code = run_tool(act)
+    if code := run_tool(act):
+        return code
     verdicts = [
         trend["verdict"]
-        for name in measured
+        for name in names
         for trend in content["jobs"][name]["found"].values()
         if isinstance(trend, dict)
     ]
-    return code or int("grows" in verdicts)
+    return int("grows" in verdicts)
 
 
 if __name__ == "__main__":

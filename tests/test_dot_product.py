@@ -3,8 +3,9 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from pieces import set_tile_bytes
 
-from pvt_mm.backbones import dot_product
+from pvt_mm.backbones import dot_product, linear
 from pvt_mm.backbones.dot_product import attend
 
 
@@ -27,11 +28,7 @@ def tiles(monkeypatch):
 
     weights = dot_product._weights
     monkeypatch.setattr(dot_product, "_weights", counted)
-    monkeypatch.setattr(dot_product, "_mkl_is_slow", lambda: True)
-    monkeypatch.setattr(dot_product, "FEWEST_QUERIES", 1)
-    monkeypatch.setattr(dot_product, "FEWEST_SCORES", 1)
-    monkeypatch.setattr(dot_product, "TILE_BYTES", 4000)
-    monkeypatch.setattr(dot_product, "BACKWARD_TILE_BYTES", 3000)
+    set_tile_bytes(monkeypatch, 4000, 3000)
     return made
 
 
@@ -93,14 +90,13 @@ def test_no_weight_is_kept_for_the_backward_pass(tiles):
         *("Intel", "dropout", "graph", "parameter"),
     ],
 )
-def test_when_there_are_tiles(tiles, monkeypatch, change):
-    monkeypatch.undo()
+def test_when_there_are_tiles(monkeypatch, change):
     calls = []
     monkeypatch.setattr(dot_product, "_mkl_is_slow", lambda: change != "Intel")
     monkeypatch.setattr(
         dot_product, "_attend_in_tiles", lambda q, k, v: calls.append(1) or torch.zeros_like(q)
     )
-    monkeypatch.setattr(dot_product, "is_recording", lambda: change == "graph")
+    monkeypatch.setattr(linear, "is_recording", lambda: change == "graph")
     queries, keys = {"few queries": (500, 9000), "few scores": (600, 9)}.get(change, (600, 600))
     q, k, v = draw(1, 1, queries, keys, 4)
     if change == "bfloat16":
@@ -133,5 +129,4 @@ def test_mkl_is_slow_on_wide_processors_of_others(
     monkeypatch.setattr(dot_product, "CPU_INFO", info)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
-    monkeypatch.setattr(torch.backends.mkldnn, "is_available", lambda: True)
     assert dot_product._mkl_is_slow.__wrapped__() == slow

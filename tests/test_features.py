@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import reference
 import torch
+from pieces import set_band_bytes, set_tile_bytes
 from procedural import (
     DATA,
     STATE_DICTS,
@@ -13,7 +14,7 @@ from procedural import (
     procedural_tensor,
 )
 
-from pvt_mm.backbones import ARCHS, bands, dot_product
+from pvt_mm.backbones import ARCHS
 
 GOLDEN = np.load(DATA / "official_features.npz")
 GOLDEN_CASES = sorted({tuple(key.split("/")[:2]) for key in GOLDEN.files})
@@ -41,13 +42,8 @@ def kernels(request, monkeypatch):
     threads = torch.get_num_threads()
     if request.param == "tiles and bands":
         torch.set_num_threads(2)
-        monkeypatch.setattr(dot_product, "_mkl_is_slow", lambda: True)
-        for name in ("FEWEST_QUERIES", "FEWEST_SCORES"):
-            monkeypatch.setattr(dot_product, name, 1)
-        for name in ("TILE_BYTES", "BACKWARD_TILE_BYTES"):
-            monkeypatch.setattr(dot_product, name, 2**16)
-        for name in ("BAND_BYTES", "TRAINING_BAND_BYTES"):
-            monkeypatch.setattr(bands, name, 2**16)
+        set_tile_bytes(monkeypatch, 2**16, 2**16)
+        set_band_bytes(monkeypatch, 2**16)
     yield
     torch.set_num_threads(threads)
 

@@ -3,8 +3,8 @@
 import pytest
 import torch
 import torch.nn.functional as F
+from pieces import set_band_bytes
 
-from pvt_mm.backbones import bands
 from pvt_mm.backbones.attention import SpatialReductionAttention
 from pvt_mm.backbones.bands import cut_in_bands
 from pvt_mm.backbones.block import Block, ConvMlp, Mlp
@@ -30,11 +30,6 @@ def expected_mlp(mlp, tokens, hw):
         hidden = maps.flatten(2).transpose(1, 2)
     hidden = 0.5 * hidden * (1 + torch.erf(hidden / 2**0.5))
     return hidden @ mlp.fc2.weight.t() + mlp.fc2.bias
-
-
-def set_band_bytes(monkeypatch, size):
-    for name in ("BAND_BYTES", "TRAINING_BAND_BYTES"):
-        monkeypatch.setattr(bands, name, size)
 
 
 @pytest.fixture(params=[1, 2048, 1 << 40], ids=["narrow bands", "bands", "whole"])

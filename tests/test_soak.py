@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from dataclasses import asdict
 from mmap import mmap
 from pathlib import Path
 
@@ -13,7 +14,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import soak  # noqa: E402
-from process_probe import Probe  # noqa: E402
+from process_probe import Probe, Sample  # noqa: E402
 from soak_statistics import Trend, fit_trend, thirds  # noqa: E402
 
 HOURS = np.arange(240) / 720  # 20 minutes, a sample every 5 s
@@ -139,6 +140,11 @@ def test_the_probe_tells_what_is_held_from_what_was(tmp_path):
     assert after - before == pytest.approx(0, abs=5), "though malloc may keep the memory"
 
 
+def sample(seconds, rss, allocated, step):
+    found = Sample(seconds, rss, allocated, 0, 0, descriptors=8, threads=1, step_seconds=step)
+    return asdict(found)
+
+
 @pytest.mark.parametrize(
     ("minutes", "slope", "verdict"),
     [(20, 60, "grows"), (20, 0, "flat"), (7, 60, "too short to tell")],
@@ -147,16 +153,7 @@ def test_a_job_is_judged_without_its_warm_up(minutes, slope, verdict):
     seconds = np.arange(0, 60 * minutes, 5.0)
     rss = 500 + slope * seconds / 3600 + 300 * np.minimum(seconds / seconds[-1] / 0.25, 1)
     samples = [
-        {
-            "seconds": at,
-            "rss_mb": memory,
-            "allocated_mb": None if index % 3 else memory / 2,
-            "workers_pss_mb": 0,
-            "workers": 0,
-            "descriptors": 8,
-            "threads": 1,
-            "step_seconds": None if index % 2 else 0.2,
-        }
+        sample(at, memory, None if index % 3 else memory / 2, None if index % 2 else 0.2)
         for index, (at, memory) in enumerate(zip(seconds, rss, strict=True))
     ]
     result = {"minutes": minutes, "steps": 99, "samples": samples}
@@ -172,19 +169,8 @@ def test_a_job_is_judged_without_its_warm_up(minutes, slope, verdict):
 def test_a_job_that_is_left_out_keeps_its_results(tmp_path, monkeypatch, capsys):
     def growing_training(name, minutes, interval):
         slope = 60 if name == "training" else 0
-        samples = [
-            {
-                "seconds": float(at),
-                "rss_mb": 500 + slope * at / 3600,
-                "allocated_mb": None,
-                "workers_pss_mb": 0,
-                "workers": 0,
-                "descriptors": 8,
-                "threads": 1,
-                "step_seconds": 0.2,
-            }
-            for at in range(0, int(60 * minutes), 5)
-        ]
+        times = range(0, int(60 * minutes), 5)
+        samples = [sample(at, 500 + slope * at / 3600, None, 0.2) for at in times]
         return {"minutes": minutes, "steps": 9, "samples": samples}
 
     monkeypatch.setattr(soak, "run_apart", growing_training)

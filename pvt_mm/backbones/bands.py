@@ -73,8 +73,12 @@ def wants_bands(tokens: Tensor, hidden_dims: int) -> bool:
     """
     if tokens.device.type != "cpu" or is_recording():
         return False  # a loop over bands would be recorded for one size of image
-    enough = TRAINING_BAND_BYTES if torch.is_grad_enabled() else BAND_BYTES
-    return tokens.shape[1] * hidden_dims * tokens.element_size() > enough
+    wide = tokens.shape[1] * hidden_dims * tokens.element_size()
+    return wide > _band_bytes(torch.is_grad_enabled())
+
+
+def _band_bytes(training: bool) -> int:
+    return TRAINING_BAND_BYTES if training else BAND_BYTES
 
 
 def cut_in_bands(
@@ -91,8 +95,9 @@ def cut_in_bands(
     """
     height, width = hw
     row_bytes = width * hidden_dims * tokens.element_size()
-    band_bytes = TRAINING_BAND_BYTES if training else BAND_BYTES
-    rows = max(band_bytes // row_bytes, 4 * halo, 1)  # lest most of the work go into halos
+    rows = max(
+        _band_bytes(training) // row_bytes, 4 * halo, 1
+    )  # lest most of the work go into halos
     for image in range(tokens.shape[0]):
         for start in range(0, height, rows):
             stop = min(start + rows, height)

@@ -14,8 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pvt_mm.backbones.linear import linear, weight_gradient
-from pvt_mm.backbones.recording import is_recording
+from pvt_mm.backbones.linear import linear, onednn_convolves, weight_gradient
 
 __all__ = ["attend"]
 
@@ -53,14 +52,12 @@ def attend(q: Tensor, k: Tensor, v: Tensor, drop_rate: float = 0.0) -> Tensor:
 
 
 def _tiles(q: Tensor, k: Tensor) -> bool:
-    if is_recording() or type(q) is not Tensor:
-        return False  # whoever records a graph or subclasses tensors expects one operator
-    if q.device.type != "cpu" or q.dtype != torch.float32:
+    # Whoever subclasses tensors expects one operator. In bfloat16 PyTorch's own calls oneDNN, too.
+    if type(q) is not Tensor or q.dtype != torch.float32 or not onednn_convolves(q):
         return False
     queries, keys = q.shape[2], k.shape[2]
     large = queries >= FEWEST_QUERIES and queries * keys >= FEWEST_SCORES
-    # With one thread PyTorch does not hand 1x1 convolutions to oneDNN.
-    return large and torch.get_num_threads() > 1 and _mkl_is_slow()
+    return large and _mkl_is_slow()
 
 
 @cache
@@ -68,8 +65,7 @@ def _mkl_is_slow() -> bool:
     """Whether MKL leaves AVX-512 alone, which it does on processors that are not Intel's."""
     if not CPU_INFO.is_file() or torch.backends.cpu.get_cpu_capability() != "AVX512":
         return False
-    available = torch.backends.mkl.is_available() and torch.backends.mkldnn.is_available()
-    return available and "GenuineIntel" not in CPU_INFO.read_text()
+    return torch.backends.mkl.is_available() and "GenuineIntel" not in CPU_INFO.read_text()
 
 
 def _spans(q: Tensor, k: Tensor, tile_bytes: int) -> Iterator[slice]:

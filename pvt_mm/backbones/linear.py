@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from pvt_mm.backbones.embed import map_to_tokens, tokens_to_map
 from pvt_mm.backbones.recording import is_recording
 
-__all__ = ["TokenLinear", "linear", "weight_gradient"]
+__all__ = ["TokenLinear", "linear", "onednn_convolves", "weight_gradient"]
 
 # Shape legend: B batch, N tokens, C channels in, K channels out.
 
@@ -54,13 +54,17 @@ def weight_gradient(grad: Tensor, tokens: Tensor) -> Tensor:
     return torch.nn.grad.conv2d_weight(*maps)[:, :, 0, 0]
 
 
-def _convolves(tokens: Tensor) -> bool:
+def onednn_convolves(tokens: Tensor) -> bool:
+    """Whether PyTorch hands 1x1 convolutions over such tokens to oneDNN."""
     if is_recording():
         return False  # whoever records a graph optimises plain products better
     supported = tokens.device.type == "cpu" and tokens.dtype in (torch.float32, torch.bfloat16)
-    # With one thread PyTorch does not hand 1x1 convolutions to oneDNN.
-    threads = torch.get_num_threads()
-    return supported and tokens.ndim == 3 and threads > 1 and torch.backends.mkldnn.is_available()
+    # With one thread it keeps them to itself.
+    return supported and torch.get_num_threads() > 1 and torch.backends.mkldnn.is_available()
+
+
+def _convolves(tokens: Tensor) -> bool:
+    return tokens.ndim == 3 and onednn_convolves(tokens)
 
 
 class TokenLinear(nn.Linear):

@@ -1,0 +1,18 @@
+"""Make backbones work in pieces on inputs as small as a test's, whatever the processor."""
+
+from pvt_mm.backbones import bands, dot_product
+
+
+def set_band_bytes(monkeypatch, size):
+    """Let a band of an MLP hold so many bytes."""
+    for name in ("BAND_BYTES", "TRAINING_BAND_BYTES"):
+        monkeypatch.setattr(bands, name, size)
+
+
+def set_tile_bytes(monkeypatch, forward, backward):
+    """Compute all attention in tiles that hold so many bytes."""
+    monkeypatch.setattr(dot_product, "_mkl_is_slow", lambda: True)
+    monkeypatch.setattr(dot_product, "FEWEST_QUERIES", 1)
+    monkeypatch.setattr(dot_product, "FEWEST_SCORES", 1)
+    monkeypatch.setattr(dot_product, "TILE_BYTES", forward)
+    monkeypatch.setattr(dot_product, "BACKWARD_TILE_BYTES", backward)
