@@ -95,9 +95,8 @@ def cut_in_bands(
     """
     height, width = hw
     row_bytes = width * hidden_dims * tokens.element_size()
-    rows = max(
-        _band_bytes(training) // row_bytes, 4 * halo, 1
-    )  # lest most of the work go into halos
+    # Not fewer than four halos, lest most of the work go into those.
+    rows = max(_band_bytes(training) // row_bytes, 4 * halo, 1)
     for image in range(tokens.shape[0]):
         for start in range(0, height, rows):
             stop = min(start + rows, height)
