@@ -10,6 +10,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -53,19 +54,20 @@ def take_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, li
     return seconds
 
 
-def measure(name: str, shapes: list[str], rounds: int, opsets: list[int]) -> list[dict[str, Any]]:
+def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     """Export a backbone with random weights and time it at each shape."""
     torch.manual_seed(0)
     backbone = build_arch(name)
     backbone.init_weights()
     sessions = {}
     with tempfile.TemporaryDirectory() as folder:
-        for opset in opsets:
-            path = Path(folder) / f"{opset}.onnx"
-            export_model(backbone_exportable(backbone), path, opset=opset)
-            sessions[f"onnxruntime, opset {opset}"] = open_session(path, torch.get_num_threads())
+        for opset, standard in product(options.opsets, (False, True)[: 1 + options.standard]):
+            title = f"onnxruntime, opset {opset}{', standard' if standard else ''}"
+            path = Path(folder) / f"{title}.onnx"
+            export_model(backbone_exportable(backbone), path, opset=opset, standard=standard)
+            sessions[title] = open_session(path, torch.get_num_threads())
     results = []
-    for shape in shapes:
+    for shape in options.shapes:
         images = torch.randn(1, 3, *map(int, shape.split("x")))
         feed = {"images": images.numpy()}
         calls: dict[str, Callable[[], Any]] = {"eager": lambda x=images: backbone(x)}
@@ -76,7 +78,7 @@ def measure(name: str, shapes: list[str], rounds: int, opsets: list[int]) -> lis
                 calls[title] = lambda s=session, x=feed: s.run(None, x)
                 pairs = zip(expected, calls[title](), strict=True)
                 differences[title] = max(float(np.abs(a - b).max()) for a, b in pairs)
-            seconds = take_turns(calls, rounds)
+            seconds = take_turns(calls, options.rounds)
         results.append(
             {"model": name, "shape": shape, "seconds": seconds, "differences": differences}
         )
@@ -114,6 +116,7 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME")
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="HxW")
     parser.add_argument("--opsets", nargs="+", type=int, default=[23])
+    parser.add_argument("--standard", action="store_true", help="standard operators, too")
     parser.add_argument("--rounds", type=int, default=12)
     parser.add_argument("--out", type=Path, default=_paths.RESULTS / "onnx.json")
     options = parser.parse_args()
@@ -124,7 +127,7 @@ def main() -> int:
         print(machine_lines(machine), flush=True)
         results = []
         for name in options.models:
-            results += measure(name, options.shapes, options.rounds, options.opsets)
+            results += measure(name, options)
             content = {"schema": SCHEMA, "machine": machine, "results": results}
             write_json(options.out, content)
         print(render(results))

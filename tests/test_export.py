@@ -18,7 +18,7 @@ from torch import nn
 
 pytest.importorskip("mmdet")
 onnxruntime = pytest.importorskip("onnxruntime")
-pytest.importorskip("onnx")
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
 from mmdet.structures import DetDataSample  # noqa: E402
@@ -91,11 +91,17 @@ def test_mlp_of_convolutions_is_the_mlp(relu):
         torch.testing.assert_close(MapMlp(mlp)(tokens, (5, 6)), mlp(tokens, (5, 6)))
 
 
+def domains(path):
+    return {node.domain for node in onnx.load(path).graph.node}
+
+
+@pytest.mark.parametrize("standard", [False, True])
 @pytest.mark.parametrize("version, linear", [(1, False), (2, False), (2, True)])
-def test_onnx_of_a_backbone_at_any_size(version, linear, tmp_path):
+def test_onnx_of_a_backbone_at_any_size(version, linear, standard, tmp_path):
     model = tiny(version, **({"linear_sra": True} if linear else {}))
     path = tmp_path / "backbone.onnx"
-    export_model(backbone_exportable(model), path, shape=(96, 96))
+    export_model(backbone_exportable(model), path, shape=(96, 96), standard=standard)
+    assert domains(path) == ({""} if standard else {"", "com.microsoft"})
     for shape in SHAPES:
         images = torch.randn(shape[0], 3, *shape[1:])
         with torch.no_grad():

@@ -50,6 +50,7 @@ def run_export(
     shape: Sequence[int] | None = None,
     dynamic: bool = True,
     opset: int | None = None,
+    standard: bool = False,
     logits: bool = False,
     check: bool | None = None,
     cfg_options: Mapping[str, Any] | None = None,
@@ -65,6 +66,7 @@ def run_export(
         shape: Height and width in pixels, for a file of one size.
         dynamic: Whether the file serves images of any size, any number at a time.
         opset: Version of ONNX's operators; by default the newest that the model can have.
+        standard: Whether an ONNX file is for other runtimes than ONNX Runtime, too.
         logits: Whether a segmentor returns logits in place of labels.
         check: Whether to run the file beside PyTorch; None if what runs it is installed.
         cfg_options: Changes of the config, by dotted key.
@@ -87,7 +89,7 @@ def run_export(
         raise UserError(f"--out {path}: there is no folder {path.parent}")
     exportable = load_exportable(cfg, str(checkpoint), part, logits)
     print(f"exporting {exportable.task}: this takes a minute or more", flush=True)
-    export_model(exportable, path, format, size, dynamic, opset)
+    export_model(exportable, path, format, size, dynamic, opset, standard)
     names = ", ".join(exportable.outputs)
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, outputs {names}", flush=True)
     if check is False or not can_check(format):
@@ -160,6 +162,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--opset",
         type=int,
         help=f"ONNX's operators, {OPSETS[0]} to {OPSETS[-1]}; the newest that runs by default",
+    )
+    parser.add_argument(
+        "--standard",
+        action="store_true",
+        help="standard ONNX operators only, for other runtimes than ONNX Runtime",
     )
     parser.add_argument("--logits", action="store_true", help="of a segmentor: logits, not labels")
     parser.add_argument(

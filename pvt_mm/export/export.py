@@ -17,7 +17,7 @@ from torch.export import Dim, ExportedProgram
 
 from pvt_mm.runtime.errors import UserError
 
-from .modules import convolve_maps, enlarge_by_integers, pool_by_products
+from .modules import attend_in_one, convolve_maps, enlarge_by_integers, pool_by_products
 from .signature import Exportable
 
 __all__ = ["FORMATS", "OPSETS", "check_request", "export_model"]
@@ -36,6 +36,7 @@ def export_model(
     shape: tuple[int, int] = (224, 224),
     dynamic: bool = True,
     opset: int | None = None,
+    standard: bool = False,
 ) -> None:
     """Write a model to a file.
 
@@ -48,6 +49,8 @@ def export_model(
             ``shape`` otherwise.
         opset: Version of ONNX's operators; by default the newest that the model can have, which
             is the fastest.
+        standard: Whether an ONNX file must do with standard operators; otherwise attention is ONNX
+            Runtime's ``com.microsoft.MultiHeadAttention``.
 
     Raises:
         UserError: If the format, the shape or the opset is not supported or a package is missing.
@@ -64,6 +67,8 @@ def export_model(
     enlarge_by_integers(module)
     if format == "onnx":
         convolve_maps(module)
+        if not standard:
+            attend_in_one(module)
     with _quiet():
         program = _record(module, exportable, shape, dynamic)
         if format == "pt2":

@@ -6,14 +6,16 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pvt_mm.backbones import LinearSpatialReductionAttention
+from pvt_mm.backbones import LinearSpatialReductionAttention, SpatialReductionAttention
 from pvt_mm.backbones.block import Block, ConvMlp
 from pvt_mm.backbones.embed import map_to_tokens, tokens_to_map
 
 __all__ = [
+    "AttentionInOne",
     "Enlarge",
     "MapMlp",
     "MatrixPool",
+    "attend_in_one",
     "convolve_maps",
     "enlarge_by_integers",
     "pool_by_products",
@@ -56,6 +58,40 @@ class MatrixPool(nn.Module):
         last = ((window + 1) * length + self.size - 1) // self.size
         inside = (place >= first) & (place < last)
         return inside.to(like.dtype) / (last - first).to(like.dtype)
+
+
+class AttentionInOne(nn.Module):
+    """A :class:`~pvt_mm.backbones.SpatialReductionAttention` around ONNX Runtime's own operator.
+
+    It takes tokens, not heads, so that nothing is transposed on the way, and never holds the
+    attention weights. For ``torch.onnx.export`` only: PyTorch itself cannot compute it.
+
+    Args:
+        attn: Gives its parameters and its reduction of the tokens.
+
+    Shape:
+        tokens: ``(B, N, C)``.
+        hw: ``(H, W)`` in tokens.
+        returns: ``(B, N, C)``.
+    """
+
+    def __init__(self, attn: SpatialReductionAttention) -> None:
+        super().__init__()
+        self.attn = attn
+
+    def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Attend from every token of an ``hw`` map to the reduced tokens."""
+        q = self.attn.q(tokens)
+        k, v = self.attn.kv(self.attn.reduce(tokens, hw)).chunk(2, dim=2)  # (B, M, C) each
+        out = torch.onnx.ops.symbolic(
+            "com.microsoft::MultiHeadAttention",
+            (q, k, v),
+            {"num_heads": self.attn.num_heads},
+            dtype=q.dtype,
+            shape=q.shape,
+            version=1,
+        )
+        return self.attn.proj(out)
 
 
 class MapMlp(nn.Module):
@@ -126,6 +162,13 @@ def pool_by_products(model: nn.Module) -> None:
     for module in model.modules():
         if isinstance(module, LinearSpatialReductionAttention):
             module.pool = MatrixPool(module.pool_size)
+
+
+def attend_in_one(model: nn.Module) -> None:
+    """Give every block in ``model`` an :class:`AttentionInOne`."""
+    for module in model.modules():
+        if isinstance(module, Block):
+            module.attn = AttentionInOne(module.attn)
 
 
 def convolve_maps(model: nn.Module) -> None:
