@@ -88,6 +88,13 @@ def test_gradients_equal_those_of_the_reference(name, kernels):
         assert (parameter.grad - theirs).norm() <= 1e-3 * theirs.norm() + 1e-6, key
 
 
+@pytest.mark.parametrize("name", ["pvt_tiny", "pvt_v2_b0", "pvt_v2_b2_li"])
+def test_batches_equal_reference(name, kernels):
+    """In bands each image attends to its own keys."""
+    images = (scale * procedural_image(96, 64) for scale in (1, -0.5, 2))
+    assert_equal_to_reference(name, torch.cat(list(images)))
+
+
 @pytest.mark.parametrize("name", ARCHS)
 def test_every_model_equals_reference(name):
     assert_equal_to_reference(name, procedural_image(75, 101))

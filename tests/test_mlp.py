@@ -136,6 +136,65 @@ def test_autocast_keeps_the_sum_of_all_branches_in_float32():
             assert block(tokens, (3, 4)).dtype == torch.float32
 
 
+def block_in_bands(monkeypatch):
+    """A block, a map that it refines in bands, and the tokens its attention gets at a time."""
+    set_band_bytes(monkeypatch, 2048)
+    torch.manual_seed(0)
+    attn = SpatialReductionAttention(8, 2, sr_ratio=2)
+    block, asked, mix = Block(8, attn, ConvMlp(8, 24), 0.5), [], attn.mix
+    monkeypatch.setattr(attn, "mix", lambda tokens, k, v: asked.append(tokens) or mix(tokens, k, v))
+    return block, torch.randn(2, 32 * 6, 8), asked
+
+
+def test_block_refines_a_large_map_band_by_band_and_leaves_its_input_alone(monkeypatch):
+    block, tokens, asked = block_in_bands(monkeypatch)
+    block.eval()
+    before, whole = tokens.clone(), block(tokens, (32, 6))
+    assert [one.shape[1] for one in asked] == [32 * 6], "with a gradient"
+    asked.clear()
+    with torch.no_grad():
+        torch.testing.assert_close(block(tokens, (32, 6)), whole)
+    rows = [one.shape[1] // 6 for one in asked]
+    assert rows == 2 * [5, 5, 5, 5, 5, 5, 2], "one image after the other"
+    assert torch.equal(tokens, before)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        made = block(tokens, (32, 6))
+    assert made.dtype == torch.float32
+    torch.testing.assert_close(made, whole, rtol=0.02, atol=0.02)
+
+
+def test_drop_path_takes_whole_samples_without_a_gradient_too(monkeypatch):
+    block, tokens, asked = block_in_bands(monkeypatch)
+    with torch.no_grad():
+        block.train()(tokens, (32, 6))
+    assert [one.shape[:2] for one in asked] == [(2, 32 * 6)]
+
+
+@pytest.mark.parametrize("part", ["attn", "attn.q", "norm1", "mlp"])
+@pytest.mark.parametrize("kind", ["register_forward_hook", "register_forward_pre_hook"])
+def test_hooks_see_whole_maps_once(part, kind, monkeypatch):
+    block, tokens, _ = block_in_bands(monkeypatch)
+    seen = []
+    getattr(block.get_submodule(part), kind)(lambda module, inputs, *_: seen.append(inputs[0]))
+    with torch.no_grad():
+        block.eval()(tokens, (32, 6))
+    assert [one.shape for one in seen] == [tokens.shape]
+
+
+def test_block_takes_any_attention(monkeypatch):
+    set_band_bytes(monkeypatch, 2048)
+
+    class Nothing(torch.nn.Module):
+        def forward(self, tokens, hw):
+            return torch.zeros_like(tokens)
+
+    tokens, mlp = torch.randn(1, 32 * 6, 8), Mlp(8, 24)
+    with torch.no_grad():
+        made = Block(8, Nothing(), mlp).eval()(tokens, (32, 6))
+        norm = F.layer_norm(tokens, (8,), eps=1e-6)
+        torch.testing.assert_close(made, tokens + expected_mlp(mlp, norm, (32, 6)))
+
+
 @pytest.mark.parametrize("halo", [0, 1])
 @pytest.mark.parametrize("height, width", [(1, 1), (5, 3), (64, 7), (7, 64)])
 def test_bands_make_every_row_once_and_read_their_neighbours(halo, height, width, monkeypatch):

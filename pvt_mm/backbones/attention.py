@@ -81,21 +81,30 @@ class SpatialReductionAttention(nn.Module):
             )
         return self.norm(map_to_tokens(self.sr(tokens_to_map(tokens, hw))))
 
-    def project(self, tokens: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor, Tensor]:
-        """Make the queries ``(B, h, N, d)``, and keys and values ``(B, h, M, d)``."""
+    def keys_and_values(self, tokens: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Make the keys and values of an ``hw`` map, ``(B, h, M, d)`` each."""
         if hw[0] * hw[1] != tokens.shape[1]:
             raise ValueError(f"hw={tuple(hw)} does not match the {tokens.shape[1]} tokens given")
-        heads = (self.num_heads, -1)
-        q = self.q(tokens).unflatten(2, heads).transpose(1, 2)
         k, v = self.kv(self.reduce(tokens, hw)).chunk(2, dim=2)  # (B, M, C) each
-        return q, k.unflatten(2, heads).transpose(1, 2), v.unflatten(2, heads).transpose(1, 2)
+        return self._split(k), self._split(v)
+
+    def queries(self, tokens: Tensor) -> Tensor:
+        """Make the queries ``(B, h, n, d)`` of ``(B, n, C)`` tokens."""
+        return self._split(self.q(tokens))
+
+    def mix(self, tokens: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend from ``(B, n, C)`` tokens, all of a map or some, to keys and values."""
+        drop = self.attn_drop_rate if self.training else 0.0
+        # Without a name for them, the queries are gone before the projection needs memory.
+        out = attend(self.queries(tokens), k, v, drop)  # (B, h, n, d)
+        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
 
     def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
         """Attend from every token to the reduced tokens."""
-        drop = self.attn_drop_rate if self.training else 0.0
-        # Without names for them, the queries are gone before the projection needs memory.
-        out = attend(*self.project(tokens, hw), drop)  # (B, h, N, d)
-        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
+        return self.mix(tokens, *self.keys_and_values(tokens, hw))
+
+    def _split(self, tokens: Tensor) -> Tensor:
+        return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, n, C): (B, h, n, d)
 
 
 @MODELS.register_module()

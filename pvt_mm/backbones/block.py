@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvt_mm import kernels
+from pvt_mm.backbones.attention import SpatialReductionAttention
 from pvt_mm.backbones.bands import Band, map_in_bands, wants_bands
 from pvt_mm.backbones.embed import map_to_tokens, tokens_to_map
 from pvt_mm.backbones.linear import TokenLinear
@@ -15,6 +16,9 @@ from pvt_mm.backbones.recompute import mlp_in_bands
 __all__ = ["Block", "ConvMlp", "DropPath", "Mlp"]
 
 # Shape legend: B batch, (H, W) map in tokens, N = H*W tokens, C channels, E hidden channels.
+
+
+QUERY_MAPS = 2  # as wide as the tokens: the queries, and what attention makes of them
 
 
 class DropPath(nn.Module):
@@ -73,16 +77,17 @@ class Mlp(nn.Module):
         """Mix the channels of each token of an ``hw`` map."""
         hidden_dims = self.fc1.out_features
         if not wants_bands(tokens, hidden_dims):
-            return self._mix(tokens, Band.whole(hw))
+            return self.mix(tokens, Band.whole(hw))
         if not torch.is_grad_enabled():
-            return map_in_bands(self._mix, tokens, hw, hidden_dims, self.halo)
+            return map_in_bands(self.mix, tokens, hw, hidden_dims, self.halo)
         if self.training and self.drop.p > 0:
-            return self._mix(tokens, Band.whole(hw))  # dropout must not be drawn anew
+            return self.mix(tokens, Band.whole(hw))  # dropout must not be drawn anew
         fc1, fc2 = (self.fc1.weight, self.fc1.bias), (self.fc2.weight, self.fc2.bias)
         params = self._activation_params()
         return mlp_in_bands(tokens, fc1, self._activate, fc2, hw, params, self.halo)
 
-    def _mix(self, tokens: Tensor, band: Band) -> Tensor:
+    def mix(self, tokens: Tensor, band: Band) -> Tensor:
+        """Mix the channels of the ``(B, n, C)`` tokens that a band reads, for those it makes."""
         hidden = self.fc1(tokens)  # (B, N, E)
         in_place = not torch.is_grad_enabled()
         hidden = self._activate(hidden, band, *self._activation_params(), in_place=in_place)
@@ -155,6 +160,9 @@ class ConvMlp(Mlp):
 class Block(nn.Module):
     """A transformer block: ``x + attn(norm1(x))``, then ``x + mlp(norm2(x))``.
 
+    On CPUs, where no gradient is wanted, a large map goes through both band by band: see
+    :mod:`pvt_mm.backbones.bands`. Keys and values are made of the whole map before.
+
     Args:
         embed_dims: Token channels ``C``.
         attn: Attention, called with tokens and ``hw``.
@@ -179,8 +187,34 @@ class Block(nn.Module):
 
     def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
         """Refine the tokens of an ``hw`` map."""
+        if self._works_in_bands(tokens):
+            return self._refine_in_bands(tokens, hw)
         tokens = _add(tokens, self.drop_path(self.attn(self.norm1(tokens), hw)))
         return _add(tokens, self.drop_path(self.mlp(self.norm2(tokens), hw)))
+
+    def _works_in_bands(self, tokens: Tensor) -> bool:
+        """Whether nothing but the tokens that come in and those that go out has to exist whole."""
+        if torch.is_grad_enabled() or self.training:
+            return False  # drop path takes whole samples
+        known = isinstance(self.attn, SpatialReductionAttention) and isinstance(self.mlp, Mlp)
+        if not known or not wants_bands(tokens, QUERY_MAPS * tokens.shape[2]):
+            return False
+        # Who hooks a part of the block, to look at maps or to fetch parameters, expects one call.
+        parts = (part for part in self.modules() if part is not self)
+        return not any(part._forward_hooks or part._forward_pre_hooks for part in parts)
+
+    def _refine_in_bands(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
+        k, v = self.attn.keys_and_values(self.norm1(tokens), hw)
+
+        def attend(tokens: Tensor, band: Band) -> Tensor:
+            image = slice(band.image, band.image + 1)
+            return _add(tokens, self.attn.mix(self.norm1(tokens), k[image], v[image]))
+
+        def mix(tokens: Tensor, band: Band) -> Tensor:
+            return _add(band.without_halo(tokens), self.mlp.mix(self.norm2(tokens), band))
+
+        tokens = map_in_bands(attend, tokens, hw, QUERY_MAPS * tokens.shape[2])
+        return map_in_bands(mix, tokens, hw, self.mlp.fc1.out_features, self.mlp.halo)
 
 
 def _add(tokens: Tensor, branch: Tensor) -> Tensor:

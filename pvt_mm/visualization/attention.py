@@ -72,8 +72,8 @@ def attention_maps(
         tokens, hw = inputs
         stride = 4 * 2 ** len(found)
         x, y = (min(side // stride, last - 1) for side, last in zip(point, hw[::-1], strict=True))
-        q, k, _ = attn.project(tokens, hw)
-        q = q[0, :, y * hw[1] + x, None]  # (h, 1, d)
+        k, _ = attn.keys_and_values(tokens, hw)
+        q = attn.queries(tokens)[0, :, y * hw[1] + x, None]  # (h, 1, d)
         weights = (q @ k[0].transpose(1, 2) * q.shape[-1] ** -0.5).softmax(dim=-1)
         if isinstance(attn, LinearSpatialReductionAttention):
             grid, covered = (attn.pool_size, attn.pool_size), hw
