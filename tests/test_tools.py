@@ -55,6 +55,23 @@ SEG_ITERATIONS = {
 }
 
 
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        ({}, ["PASSIVE", "2000"]),
+        ({"GOMP_SPINCOUNT": "7"}, ["PASSIVE", "7"]),
+        ({"OMP_WAIT_POLICY": "ACTIVE"}, ["ACTIVE", "None"]),
+    ],
+)
+def test_threads_wait_awake_for_a_moment_unless_told_otherwise(given, expected):
+    names = ("OMP_WAIT_POLICY", "GOMP_SPINCOUNT")
+    code = f"import os, _checkout; print(*map(os.environ.get, {names}))"
+    environ = {key: value for key, value in os.environ.items() if key not in names} | given
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT / "tools", env=environ, capture_output=True, text=True)
+    assert done.stdout.split() == expected
+
+
 def environment_of(folder, **variables):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHON": sys.executable}
     for name in ("PYTHONPATH", "CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "RANK", "PORT", "NNODES"):

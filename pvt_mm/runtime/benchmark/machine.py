@@ -39,7 +39,9 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
             # Of a library that is loaded first, such as another malloc, its name will do.
             key: value.rpartition("/")[2]
             for key, value in sorted(os.environ.items())
-            if key.startswith(("OMP_", "MALLOC_", "ONEDNN_", "LD_PRELOAD", "PVT_MM_KERNELS"))
+            if key.startswith(
+                ("OMP_", "GOMP_", "MALLOC_", "ONEDNN_", "LD_PRELOAD", "PVT_MM_KERNELS")
+            )
         },
         "versions": versions,
     }
