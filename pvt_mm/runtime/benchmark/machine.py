@@ -15,6 +15,7 @@ from pvt_mm.version import __version__
 __all__ = ["describe_machine"]
 
 PACKAGES = ("torch", "numpy", "mmengine", "mmcv", "mmdet", "mmsegmentation", "timm", "transformers")
+SPEED_VARIABLES = ("OMP_", "GOMP_", "MALLOC_", "ONEDNN_", "LD_PRELOAD", "PVT_MM_KERNELS")
 
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:
@@ -39,9 +40,7 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
             # Of a library that is loaded first, such as another malloc, its name will do.
             key: value.rpartition("/")[2]
             for key, value in sorted(os.environ.items())
-            if key.startswith(
-                ("OMP_", "GOMP_", "MALLOC_", "ONEDNN_", "LD_PRELOAD", "PVT_MM_KERNELS")
-            )
+            if key.startswith(SPEED_VARIABLES)
         },
         "versions": versions,
     }
