@@ -88,8 +88,7 @@ def _attend_in_tiles(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     for head in ((b, h) for b in range(batch) for h in range(heads)):
         scaled_k, transposed_v = k[head] * channels**-0.5, v[head].t().contiguous()
         for span in _spans(q, k, TILE_BYTES):
-            weights = _weights(q[head][None, span], scaled_k)
-            out[head][span] = linear(weights, transposed_v)[0]
+            out[head][span] = linear(_weights(q[head][None, span], scaled_k), transposed_v)[0]
     return out
 
 
@@ -115,9 +114,11 @@ class _Attend(torch.autograd.Function):
                 queries, grad = q[head][None, span], grad_out[head][None, span]
                 weights = _weights(queries, scaled_k)  # (1, n, M), as in the forward pass
                 grad_v[head] += weight_gradient(grad, weights).t()
-                grad_weights = linear(grad, head_v)
-                grad_scores = torch._softmax_backward_data(grad_weights, weights, -1, q.dtype)
+                grad_scores = torch._softmax_backward_data(
+                    linear(grad, head_v), weights, -1, q.dtype
+                )
                 grad_q[head][span] = linear(grad_scores, transposed_k)[0]
                 grad_k[head] += weight_gradient(grad_scores, queries)
+                del weights, grad_scores  # before the next tile needs memory
             grad_k[head] *= scale
         return grad_q, grad_k, grad_v

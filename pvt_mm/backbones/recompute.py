@@ -114,6 +114,7 @@ class _MlpInBands(torch.autograd.Function):
             _add_to_rows(grad_tokens, linear(grads[0], transposed1), band, 2 * ctx.halo)
             for total, part in zip(grad_params, grads[1:], strict=True):
                 total += part
+            del activation, grad_activation, grads, hidden  # before the next band needs memory
         grad_bias2 = grad_out.sum((0, 1)).to(weight2.dtype)
         layers = (grad_weight1, grad_bias1, grad_weight2, grad_bias2)
         return grad_tokens, *layers, None, None, None, *grad_params
