@@ -50,7 +50,7 @@ def export_model(
         opset: Version of ONNX's operators; by default the newest that the model can have, which
             is the fastest.
         standard: Whether an ONNX file must do with standard operators; otherwise attention is ONNX
-            Runtime's ``com.microsoft.MultiHeadAttention``.
+            Runtime's ``com.microsoft.MultiHeadAttention``, from torch 2.8 on.
 
     Raises:
         UserError: If the format, the shape or the opset is not supported or a package is missing.
@@ -67,7 +67,7 @@ def export_model(
     enlarge_by_integers(module)
     if format == "onnx":
         convolve_maps(module)
-        if not standard:
+        if not standard and hasattr(torch.onnx, "ops"):  # torch 2.8
             attend_in_one(module)
     with _quiet():
         program = _record(module, exportable, shape, dynamic)

@@ -165,9 +165,9 @@ def pool_by_products(model: nn.Module) -> None:
 
 
 def attend_in_one(model: nn.Module) -> None:
-    """Give every block in ``model`` an :class:`AttentionInOne`."""
+    """Give every block in ``model`` that has an SRA an :class:`AttentionInOne`."""
     for module in model.modules():
-        if isinstance(module, Block):
+        if isinstance(module, Block) and isinstance(module.attn, SpatialReductionAttention):
             module.attn = AttentionInOne(module.attn)
 
 
