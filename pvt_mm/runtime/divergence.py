@@ -171,7 +171,7 @@ def _stop(runner: Runner, reason: str) -> None:
 def _describe(what: str, window: list[_Iteration]) -> str:
     first, last = window[0], window[-1]
     until = f" to {last.number}" if last is not first else ""
-    losses = ", ".join(f"{name} {float(value):.4g}" for name, value in last.losses.items())
+    losses = ", ".join(f"{name} {value.item():.4g}" for name, value in last.losses.items())
     return f"{what} in iteration {first.number}{until} (epoch {last.epoch}): {losses}"
 
 
