@@ -61,7 +61,7 @@ def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     backbone.init_weights()
     sessions = {}
     with tempfile.TemporaryDirectory() as folder:
-        for opset, standard in product(options.opsets, (False, True)[: 1 + options.standard]):
+        for opset, standard in product(options.opsets, sorted({False, options.standard})):
             title = f"onnxruntime, opset {opset}{', standard' if standard else ''}"
             path = Path(folder) / f"{title}.onnx"
             export_model(backbone_exportable(backbone), path, opset=opset, standard=standard)
