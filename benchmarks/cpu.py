@@ -17,8 +17,8 @@ from pathlib import Path
 
 import _paths
 
-from pvt_mm.runtime.benchmark.report import SCHEMA, write_json
-from pvt_mm.runtime.errors import UserError, run_tool
+from pvt_mm.costs.benchmark.report import SCHEMA, write_json
+from pvt_mm.errors import UserError, run_tool
 
 ALL = "mmdet,timm,transformers"
 INFERENCE = "--memory 1 --against"

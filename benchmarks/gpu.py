@@ -26,19 +26,19 @@ from gpu_report import show
 from torch import Tensor, nn
 
 from pvt_mm.backbones import ARCHS
-from pvt_mm.runtime.benchmark.case import DTYPES, Case
-from pvt_mm.runtime.benchmark.contenders import CONTENDERS, Unavailable, build_backbone
-from pvt_mm.runtime.benchmark.machine import describe_machine
-from pvt_mm.runtime.benchmark.peers import enter_peers, peers_python
-from pvt_mm.runtime.benchmark.report import (
+from pvt_mm.costs.benchmark.case import DTYPES, Case
+from pvt_mm.costs.benchmark.contenders import CONTENDERS, Unavailable, build_backbone
+from pvt_mm.costs.benchmark.machine import describe_machine
+from pvt_mm.costs.benchmark.peers import enter_peers, peers_python
+from pvt_mm.costs.benchmark.report import (
     SCHEMA,
     result_entry,
     write_json,
 )
-from pvt_mm.runtime.benchmark.roofline import GPU_PEAKS, Peak
-from pvt_mm.runtime.benchmark.steps import backbone_step, make_image
-from pvt_mm.runtime.benchmark.timing import time_interleaved
-from pvt_mm.runtime.errors import UserError, run_tool
+from pvt_mm.costs.benchmark.roofline import GPU_PEAKS, Peak
+from pvt_mm.costs.benchmark.steps import backbone_step, make_image
+from pvt_mm.costs.benchmark.timing import time_interleaved
+from pvt_mm.errors import UserError, run_tool
 
 
 def graphed(step: Callable[[], Tensor]) -> Callable[[], None]:

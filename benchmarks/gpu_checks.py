@@ -12,9 +12,9 @@ import _paths  # noqa: F401
 import torch
 from torch import Tensor, nn
 
-from pvt_mm.runtime.benchmark.case import Case
-from pvt_mm.runtime.benchmark.contenders import build_backbone
-from pvt_mm.runtime.benchmark.steps import autocast, make_image
+from pvt_mm.costs.benchmark.case import Case
+from pvt_mm.costs.benchmark.contenders import build_backbone
+from pvt_mm.costs.benchmark.steps import autocast, make_image
 
 EXECUTIONS = ("eager", "compile", "dynamic", "graphs")
 

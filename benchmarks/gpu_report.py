@@ -7,10 +7,10 @@ from typing import Any
 import _paths  # noqa: F401
 
 from pvt_mm.backbones import ARCHS
-from pvt_mm.runtime.benchmark.case import Case
-from pvt_mm.runtime.benchmark.report import as_table, machine_lines, result_entry
-from pvt_mm.runtime.benchmark.roofline import Peak, floor_seconds, macs, moved_bytes
-from pvt_mm.runtime.benchmark.statistics import ratio_of_medians, summarise
+from pvt_mm.costs.benchmark.case import Case
+from pvt_mm.costs.benchmark.report import as_table, machine_lines, result_entry
+from pvt_mm.costs.benchmark.roofline import Peak, floor_seconds, macs, moved_bytes
+from pvt_mm.costs.benchmark.statistics import ratio_of_medians, summarise
 
 HEADER = (
     "cell",

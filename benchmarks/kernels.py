@@ -20,10 +20,10 @@ import _paths  # noqa: F401
 import torch
 from torch import Tensor
 
-from pvt_mm.kernels import is_available
-from pvt_mm.kernels.dwconv_gelu import eager_dwconv_gelu
-from pvt_mm.kernels.ops import dwconv_gelu_op
-from pvt_mm.runtime.errors import UserError, run_tool
+from pvt_mm.errors import UserError, run_tool
+from pvt_mm.kernels.gpu import is_available
+from pvt_mm.kernels.gpu.dwconv_gelu import eager_dwconv_gelu
+from pvt_mm.kernels.gpu.ops import dwconv_gelu_op
 
 DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16, "fp32": torch.float32}
 # One rounding of the result, two of the tokens' gradient; float32 sums of many products.

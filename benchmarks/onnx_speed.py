@@ -19,12 +19,12 @@ import numpy as np
 import onnxruntime
 import torch
 
+from pvt_mm.costs.benchmark.machine import describe_machine
+from pvt_mm.costs.benchmark.report import SCHEMA, as_table, machine_lines, write_json
+from pvt_mm.costs.benchmark.statistics import ratio_of_medians, summarise
+from pvt_mm.costs.complexity import build_arch
+from pvt_mm.errors import run_tool
 from pvt_mm.export import backbone_exportable, export_model
-from pvt_mm.runtime.benchmark.machine import describe_machine
-from pvt_mm.runtime.benchmark.report import SCHEMA, as_table, machine_lines, write_json
-from pvt_mm.runtime.benchmark.statistics import ratio_of_medians, summarise
-from pvt_mm.runtime.complexity import build_arch
-from pvt_mm.runtime.errors import run_tool
 
 MODELS = ("pvt_small", "pvt_v2_b1", "pvt_v2_b2", "pvt_v2_b2_li")
 SHAPES = ("224x224", "800x1344")

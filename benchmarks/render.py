@@ -19,8 +19,8 @@ import onnx_speed
 import soak
 import whole_job
 
-from pvt_mm.runtime.benchmark.case import Case
-from pvt_mm.runtime.benchmark.report import COLUMNS, as_table, case_rows, machine_lines
+from pvt_mm.costs.benchmark.case import Case
+from pvt_mm.costs.benchmark.report import COLUMNS, as_table, case_rows, machine_lines
 
 README = Path(__file__).resolve().parent / "README.md"
 BLOCK = re.compile(r"(<!-- (\w+): begin -->\n)(.*?)(<!-- \2: end -->)", re.DOTALL)

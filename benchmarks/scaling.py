@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from pvt_mm.backbones import ARCHS
-from pvt_mm.runtime.benchmark.case import Case
-from pvt_mm.runtime.benchmark.machine import describe_machine
-from pvt_mm.runtime.benchmark.report import SCHEMA, write_json
-from pvt_mm.runtime.benchmark.roofline import macs
-from pvt_mm.runtime.benchmark.timing import time_interleaved
-from pvt_mm.runtime.benchmark.workloads import prepare
+from pvt_mm.costs.benchmark.case import Case
+from pvt_mm.costs.benchmark.machine import describe_machine
+from pvt_mm.costs.benchmark.report import SCHEMA, write_json
+from pvt_mm.costs.benchmark.roofline import macs
+from pvt_mm.costs.benchmark.timing import time_interleaved
+from pvt_mm.costs.benchmark.workloads import prepare
 
 MODELS = ("pvt_v2_b2_li", "pvt_v2_b2", "pvt_small")
 SIDES = (256, 352, 512, 736, 1024, 1440, 2048)

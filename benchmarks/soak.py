@@ -25,10 +25,10 @@ import numpy as np
 from process_probe import Probe
 from soak_statistics import fit_trend, thirds
 
-from pvt_mm.datasets import DemoSpec, make_demo_data
-from pvt_mm.runtime.benchmark.machine import describe_machine
-from pvt_mm.runtime.benchmark.report import SCHEMA, as_table, write_json
-from pvt_mm.runtime.errors import run_tool
+from pvt_mm.costs.benchmark.machine import describe_machine
+from pvt_mm.costs.benchmark.report import SCHEMA, as_table, write_json
+from pvt_mm.data.demo import DemoSpec, make_demo_data
+from pvt_mm.errors import run_tool
 
 CONFIG = _paths.ROOT / "configs" / "retinanet_pvt_v2_b0_fpn_demo.py"
 SHORTEST = 0.1  # hours after the warm-up; what a job fills at first looks like growth
@@ -52,7 +52,7 @@ def train(seconds: float, probe: Probe) -> dict[str, Any]:
     from mmengine.logging import MessageHub
     from mmengine.registry import HOOKS
 
-    from pvt_mm.runtime.train import run_train
+    from pvt_mm.training.train import run_train
 
     @HOOKS.register_module()
     class SoakHook(Hook):

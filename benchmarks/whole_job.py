@@ -26,14 +26,14 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import Runner
 from part_clock import PartClock, watch_detector
 
-from pvt_mm.runtime.amp import prepare_amp
-from pvt_mm.runtime.benchmark.configs import mmdet_backbone
-from pvt_mm.runtime.benchmark.machine import describe_machine
-from pvt_mm.runtime.benchmark.report import SCHEMA, as_table, machine_lines, write_json
-from pvt_mm.runtime.benchmark.statistics import ratio_of_medians, summarise
-from pvt_mm.runtime.config import drop_pretrained, load_config
-from pvt_mm.runtime.errors import UserError, run_tool
-from pvt_mm.runtime.speed import use_channels_last
+from pvt_mm.config.loading import drop_pretrained, load_config
+from pvt_mm.costs.benchmark.configs import mmdet_backbone
+from pvt_mm.costs.benchmark.machine import describe_machine
+from pvt_mm.costs.benchmark.report import SCHEMA, as_table, machine_lines, write_json
+from pvt_mm.costs.benchmark.statistics import ratio_of_medians, summarise
+from pvt_mm.errors import UserError, run_tool
+from pvt_mm.training.amp import prepare_amp
+from pvt_mm.training.speed import use_channels_last
 
 JOBS = {
     "retinanet_pvt_v2_b0": (

@@ -4,33 +4,22 @@ Importing the package checks the installed stack and makes mmengine load checkpo
 stays cheap: what needs ``torch.nn`` and mmengine's model code is imported at its first use.
 """
 
-from importlib import import_module
-
-from .loaders import register_loaders
-from .stack import check_stack
-from .version import __version__
-
-_LAZY = {
-    "PVT": ".backbones",
-    "PVTClassifier": ".classification",
-    "PVTv2": ".backbones",
-    "Predictor": ".inference",
-}
+from pvt_mm.checkpoints.loaders import register_loaders
+from pvt_mm.lazy import lazily
+from pvt_mm.stack import check_stack
+from pvt_mm.version import __version__
 
 __all__ = ["PVT", "PVTClassifier", "PVTv2", "Predictor", "__version__"]
 
-
-def __getattr__(name):
-    if name not in _LAZY:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    value = getattr(import_module(_LAZY[name], __name__), name)
-    globals()[name] = value
-    return value
-
-
-def __dir__():
-    return sorted({*globals(), *__all__})
-
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "PVT": ".backbones",
+        "PVTClassifier": ".classification",
+        "PVTv2": ".backbones",
+        "Predictor": ".inference",
+    },
+)
 
 check_stack()
 register_loaders()

@@ -31,8 +31,8 @@ HOOKS = Registry(
     "hook",
     parent=MMENGINE_HOOKS,
     scope="pvt_mm",
-    locations=["pvt_mm.runtime.resuming.checkpointing"],
+    locations=["pvt_mm.training.resuming.checkpointing"],
 )
 LOOPS = Registry(
-    "loop", parent=MMENGINE_LOOPS, scope="pvt_mm", locations=["pvt_mm.runtime.resuming.loops"]
+    "loop", parent=MMENGINE_LOOPS, scope="pvt_mm", locations=["pvt_mm.training.resuming.loops"]
 )

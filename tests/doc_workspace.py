@@ -14,8 +14,8 @@ from doc_commands import ROOT
 from mmengine.registry import MODELS, DefaultScope
 from procedural import official_state_dict
 
-from pvt_mm.datasets import DemoSpec, make_demo_data
-from pvt_mm.runtime.config import load_config
+from pvt_mm.config.loading import load_config
+from pvt_mm.data.demo import DemoSpec, make_demo_data
 
 RELEASES = ("pvt_small", "pvt_v2_b0", "pvt_v2_b2", "pvt_v2_b2_li")
 FEW = [

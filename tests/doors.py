@@ -30,7 +30,7 @@ def pretrained(path):
 
 
 def convert(path):
-    from pvt_mm.runtime.convert import run_convert
+    from pvt_mm.conversion.tool import run_convert
 
     run_convert(path, f"{path}.out.pth", "timm")
 
@@ -50,7 +50,7 @@ DOORS = (load, pretrained, convert, test, resume)
 def runner():
     from test_safe_load import make_runner
 
-    from pvt_mm.runtime.matching import MatchingKeysHook
+    from pvt_mm.training.matching import MatchingKeysHook
 
     runner = make_runner(tempfile.mkdtemp(), 4)
     runner.register_hook(MatchingKeysHook("its name"))
@@ -79,7 +79,7 @@ def knock(path):
 def serve():
     import torch
 
-    from pvt_mm.runtime import convert  # noqa: F401
+    from pvt_mm.conversion import tool as convert  # noqa: F401
 
     torch.set_num_threads(1)
     runner()

@@ -9,7 +9,7 @@ from recipes import CONFIGS
 
 for name in (
     *("mmdet.models", "mmseg.models", "mmseg.datasets", "mmdet.datasets"),
-    *("pvt_mm.runtime.train", "pvt_mm.runtime.test", "ranks"),
+    *("pvt_mm.training.train", "pvt_mm.training.test", "ranks"),
     "torch._dynamo",  # which optimizers import when the first is built
 ):
     import_module(name)

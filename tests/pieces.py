@@ -1,6 +1,6 @@
 """Make backbones work in pieces on inputs as small as a test's, whatever the processor."""
 
-from pvt_mm.backbones import bands, dot_product
+from pvt_mm.kernels.cpu import bands, dot_product
 
 
 def set_band_bytes(monkeypatch, size):

@@ -9,9 +9,9 @@ from mmengine.config import Config
 from mmengine.registry import MODELS, DefaultScope
 
 from pvt_mm.checkpoints import safe_load
-from pvt_mm.datasets import DemoSpec, make_demo_data
-from pvt_mm.runtime.test import run_test
-from pvt_mm.runtime.train import run_train
+from pvt_mm.data.demo import DemoSpec, make_demo_data
+from pvt_mm.training.test import run_test
+from pvt_mm.training.train import run_train
 
 NO_WORKERS = {
     f"{split}_dataloader.{key}": value

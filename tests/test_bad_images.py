@@ -23,12 +23,12 @@ from mmengine.model import BaseModel
 from mmengine.registry import DATASETS, METRICS, MODELS
 from torch import nn
 
-from pvt_mm.runtime import train
-from pvt_mm.runtime.data.bad_samples import RECORD, BadSampleError
-from pvt_mm.runtime.data.data_checks import check_data
-from pvt_mm.runtime.data.sample_checks import check_sample
-from pvt_mm.runtime.errors import UserError
-from pvt_mm.runtime.train import run_train
+from pvt_mm.data.bad_samples import RECORD, BadSampleError
+from pvt_mm.data.data_checks import check_data
+from pvt_mm.data.sample_checks import check_sample
+from pvt_mm.errors import UserError
+from pvt_mm.training import train
+from pvt_mm.training.train import run_train
 
 SEEN = []
 

@@ -13,7 +13,7 @@ from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.utils.flop_counter import FlopCounterMode
 
 from pvt_mm.backbones import ARCHS, PVT, PVTv2
-from pvt_mm.runtime.benchmark import (
+from pvt_mm.costs.benchmark import (
     Case,
     Unavailable,
     cli,
@@ -22,11 +22,11 @@ from pvt_mm.runtime.benchmark import (
     summarise,
     time_interleaved,
 )
-from pvt_mm.runtime.benchmark.contenders import build_backbone
-from pvt_mm.runtime.benchmark.memory import measure_memory, peak_of
-from pvt_mm.runtime.benchmark.report import as_table, case_rows, result_entry
-from pvt_mm.runtime.benchmark.roofline import Peak, floor_seconds, macs, moved_bytes
-from pvt_mm.runtime.benchmark.steps import backbone_step, make_image
+from pvt_mm.costs.benchmark.contenders import build_backbone
+from pvt_mm.costs.benchmark.memory import measure_memory, peak_of
+from pvt_mm.costs.benchmark.report import as_table, case_rows, result_entry
+from pvt_mm.costs.benchmark.roofline import Peak, floor_seconds, macs, moved_bytes
+from pvt_mm.costs.benchmark.steps import backbone_step, make_image
 
 TINY = Case("pvt_v2_b0", (64, 96))
 

@@ -23,10 +23,10 @@ import render  # noqa: E402
 import scaling  # noqa: E402
 import whole_job  # noqa: E402
 
-from pvt_mm.runtime.benchmark import Case  # noqa: E402
-from pvt_mm.runtime.benchmark.cli import make_parser  # noqa: E402
-from pvt_mm.runtime.benchmark.roofline import Peak  # noqa: E402
-from pvt_mm.runtime.errors import UserError  # noqa: E402
+from pvt_mm.costs.benchmark import Case  # noqa: E402
+from pvt_mm.costs.benchmark.cli import make_parser  # noqa: E402
+from pvt_mm.costs.benchmark.roofline import Peak  # noqa: E402
+from pvt_mm.errors import UserError  # noqa: E402
 
 
 @pytest.mark.parametrize("part", cpu.PARTS)
@@ -100,7 +100,7 @@ def small_coco(tmp_path_factory):
     """A few synthetic images in COCO's layout."""
     import shutil
 
-    from pvt_mm.datasets import DemoSpec, make_demo_data
+    from pvt_mm.data.demo import DemoSpec, make_demo_data
 
     made = tmp_path_factory.mktemp("coco") / "demo"
     make_demo_data(made, DemoSpec(train=4, val=1, size=64))
@@ -208,8 +208,8 @@ def test_gpu_script_runs_on_a_cpu_and_goes_on_where_it_was(tmp_path, capsys):
 
 def test_shares_of_the_peak_are_worked_out_from_time():
     from pvt_mm.backbones import ARCHS
-    from pvt_mm.runtime.benchmark.report import result_entry
-    from pvt_mm.runtime.benchmark.roofline import macs
+    from pvt_mm.costs.benchmark.report import result_entry
+    from pvt_mm.costs.benchmark.roofline import macs
 
     case = Case("pvt_v2_b2", (224, 224), 2, "inference", "bfloat16")
     count = 2 * 2 * macs(ARCHS["pvt_v2_b2"], (224, 224))

@@ -28,9 +28,9 @@ from bad_data import (
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
-from pvt_mm.datasets import DemoSpec, make_demo_data
-from pvt_mm.datasets.checks import ERROR, KINDS, Findings, check_coco
-from pvt_mm.runtime.data.check_dataset import check_dataset, main
+from pvt_mm.data.check_dataset import check_dataset, main
+from pvt_mm.data.checks import ERROR, KINDS, Findings, check_coco
+from pvt_mm.data.demo import DemoSpec, make_demo_data
 
 ROOT = Path(__file__).parents[1]
 FUZZ = ROOT / "tests" / "fuzz" / "annotations.py"

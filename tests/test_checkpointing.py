@@ -11,12 +11,12 @@ import torch
 from mmengine.runner import Runner
 from tiny_training import tiny_config
 
-from pvt_mm.runtime.errors import UserError
-from pvt_mm.runtime.resuming import atomic
-from pvt_mm.runtime.resuming.atomic import check_writable, remove_leftovers, write_atomically
-from pvt_mm.runtime.resuming.interruption import train_interruptibly
-from pvt_mm.runtime.resuming.latest import latest_checkpoint
-from pvt_mm.runtime.resuming.resume import prepare_resumable
+from pvt_mm.errors import UserError
+from pvt_mm.training.resuming import atomic
+from pvt_mm.training.resuming.atomic import check_writable, remove_leftovers, write_atomically
+from pvt_mm.training.resuming.interruption import train_interruptibly
+from pvt_mm.training.resuming.latest import latest_checkpoint
+from pvt_mm.training.resuming.resume import prepare_resumable
 
 # Where a save may fail, and with what.
 FAULTS = {
@@ -156,7 +156,7 @@ POINTERS = {
 @pytest.fixture
 def logged(monkeypatch):
     lines = []
-    monkeypatch.setattr("pvt_mm.runtime.resuming.latest.log", lines.append)
+    monkeypatch.setattr("pvt_mm.training.resuming.latest.log", lines.append)
     return lines
 
 

@@ -18,7 +18,7 @@ from PIL import Image
 from pvt_mm.checkpoints import safe_load
 from pvt_mm.classification import RepeatedAugmentationSampler
 from pvt_mm.classification.transforms import magnitude_weights
-from pvt_mm.runtime import test, train
+from pvt_mm.training import test, train
 
 ROOT = Path(__file__).parents[1]
 CONFIGS = {"pvt_v2_b2_in1k": ("PVTv2", "b2"), "pvt_small_in1k": ("PVT", "small")}
@@ -208,7 +208,7 @@ def test_options_that_are_not_for_classifiers(here, capsys, flags, named):
 def test_without_torchvision_augmentation_is_refused_in_one_line(here):
     code = (
         "import sys; sys.modules['torchvision'] = None; sys.path.insert(0, sys.argv[1])\n"
-        "from pvt_mm.runtime.train import main; sys.exit(main(sys.argv[2:]))"
+        "from pvt_mm.training.train import main; sys.exit(main(sys.argv[2:]))"
     )
     config = str(ROOT / "configs" / "pvt_v2_b2_in1k.py")
     options = ["--cfg-options", "model.num_classes=4", "model.backbone.arch=b0"]

@@ -13,9 +13,9 @@ from procedural import STATE_DICTS, official_state_dict, procedural_tensor
 from pvt_mm.backbones import ARCHS
 from pvt_mm.checkpoints import CheckpointError
 from pvt_mm.classification import PVTClassifier, imagenet_classes
+from pvt_mm.classification.tool import classify, load_classifier, main
 from pvt_mm.classification.transforms import CenterCrop, read_rgb
-from pvt_mm.runtime.classify import classify, load_classifier, main
-from pvt_mm.runtime.errors import UserError
+from pvt_mm.errors import UserError
 
 TOOL = Path(__file__).parents[1] / "tools" / "classify.py"
 
@@ -96,7 +96,7 @@ def test_every_release_is_recognised(name, tmp_path, monkeypatch):
         built.append((backbone, num_classes))
         raise Stop
 
-    where = "pvt_mm.runtime.classify."
+    where = "pvt_mm.classification.tool."
     monkeypatch.setattr(f"{where}read_once", lambda weights: state)
     monkeypatch.setattr(f"{where}PVTClassifier", stop)
     with pytest.raises(Stop):

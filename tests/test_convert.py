@@ -10,7 +10,7 @@ import torch
 
 from pvt_mm import PVT, PVTv2
 from pvt_mm.checkpoints import load_pretrained
-from pvt_mm.runtime.convert import main
+from pvt_mm.conversion.tool import main
 
 ROOT = Path(__file__).resolve().parents[1]
 ARCH = {"embed_dims": (8, 16, 24, 32), "depths": (1, 2, 1, 1), "num_heads": (1, 2, 2, 4)}

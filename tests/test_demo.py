@@ -6,7 +6,7 @@ from pathlib import Path
 import cv2
 import pytest
 
-from pvt_mm.datasets import DemoSpec
+from pvt_mm.data.demo import DemoSpec
 
 pytest.importorskip("mmdet")
 
@@ -14,8 +14,8 @@ CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 
 
 def test_demo_trains_once_and_goes_on_after_an_interruption(tmp_path, monkeypatch, capsys):
-    from pvt_mm.runtime import demo
-    from pvt_mm.runtime.resuming.loops import ResumableEpochLoop
+    from pvt_mm.demo import tool as demo
+    from pvt_mm.training.resuming.loops import ResumableEpochLoop
 
     monkeypatch.setenv("DEMO_ROOT", str(tmp_path / "data"))
     config = tmp_path / "tiny.py"
@@ -65,7 +65,7 @@ def test_demo_trains_once_and_goes_on_after_an_interruption(tmp_path, monkeypatc
 
 
 def test_a_folder_in_the_way_is_one_line(tmp_path, monkeypatch, capsys):
-    from pvt_mm.runtime import demo
+    from pvt_mm.demo import tool as demo
 
     (tmp_path / "precious.txt").write_text("mine")
     monkeypatch.setenv("DEMO_ROOT", str(tmp_path))

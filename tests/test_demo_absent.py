@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 from recipes import CONFIGS
 
-import pvt_mm.runtime.data.demo_data
-from pvt_mm.datasets import DemoSpec, make_demo_data
-from pvt_mm.runtime.config import load_config
-from pvt_mm.runtime.data.demo_data import make_absent_demo_data
-from pvt_mm.runtime.errors import UserError
+import pvt_mm.data.demo.make_data
+from pvt_mm.config.loading import load_config
+from pvt_mm.data.demo import DemoSpec, make_demo_data
+from pvt_mm.data.demo.make_data import make_absent_demo_data
+from pvt_mm.errors import UserError
 
 DETECTOR = CONFIGS / "retinanet_pvt_v2_b0_fpn_demo.py"
 SEGMENTOR = CONFIGS / "fpn_pvt_v2_b0_demo.py"
@@ -22,7 +22,7 @@ SEGMENTOR = CONFIGS / "fpn_pvt_v2_b0_demo.py"
 def few_images(tmp_path, monkeypatch):
     spec = DemoSpec(train=2, val=1, size=64)
     few = partial(make_demo_data, spec=spec)
-    monkeypatch.setattr(pvt_mm.runtime.data.demo_data, "make_demo_data", few)
+    monkeypatch.setattr(pvt_mm.data.demo.make_data, "make_demo_data", few)
     monkeypatch.delenv("DEMO_ROOT", raising=False)
     monkeypatch.chdir(tmp_path)
 

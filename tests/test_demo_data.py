@@ -10,9 +10,9 @@ import cv2
 import numpy as np
 import pytest
 
-import pvt_mm.datasets.demo as demo
-from pvt_mm.datasets import CLASSES, SEG_CLASSES, DemoSpec, make_demo_data
-from pvt_mm.datasets.scenes import make_scene
+import pvt_mm.data.demo.dataset as demo
+from pvt_mm.data.demo import CLASSES, SEG_CLASSES, DemoSpec, make_demo_data
+from pvt_mm.data.demo.scenes import make_scene
 
 REPOSITORY = Path(__file__).resolve().parents[1]
 SPEC = DemoSpec(train=6, val=3, size=96)
@@ -105,7 +105,7 @@ def hull_area(mask):
     ],
 )
 def test_shapes_have_the_area_of_geometry(label, area):
-    from pvt_mm.datasets import scenes
+    from pvt_mm.data.demo import scenes
 
     y, x = np.mgrid[-1.2:1.2:600j, -1.2:1.2:600j]
     inside = scenes._DEPTH[label](x, y) > 0

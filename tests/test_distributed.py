@@ -16,7 +16,7 @@ import torch
 from ranks import ITERATIONS, NO_WORKERS, parameters, run_ranks, save_start, segmentor_folder, train
 
 from pvt_mm.checkpoints import safe_load
-from pvt_mm.datasets import DemoSpec, make_demo_data
+from pvt_mm.data.demo import DemoSpec, make_demo_data
 
 pytestmark = pytest.mark.skipif(
     torch.cuda.is_available(), reason="so many processes need as many GPUs where there are GPUs"
@@ -212,8 +212,8 @@ import os
 import sys
 import time
 
-from pvt_mm.runtime.distributed import recorded
-from pvt_mm.runtime.errors import UserError, run_tool
+from pvt_mm.training.distributed import recorded
+from pvt_mm.errors import UserError, run_tool
 
 
 def work():

@@ -14,11 +14,11 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from pvt_mm.checkpoints import safe_load
-from pvt_mm.datasets import DemoSpec, make_demo_data
-from pvt_mm.runtime import train
-from pvt_mm.runtime.amp import CPUAmpOptimWrapper
-from pvt_mm.runtime.divergence import MAX_SKIPS, DivergenceHook
-from pvt_mm.runtime.errors import Diverged, run_tool
+from pvt_mm.data.demo import DemoSpec, make_demo_data
+from pvt_mm.errors import Diverged, run_tool
+from pvt_mm.training import train
+from pvt_mm.training.amp import CPUAmpOptimWrapper
+from pvt_mm.training.divergence import MAX_SKIPS, DivergenceHook
 
 ROOT = Path(__file__).parents[1]
 DETECTOR = str(ROOT / "configs" / "retinanet_pvt_v2_b0_fpn_demo.py")
@@ -147,7 +147,7 @@ from mmengine.model import MMDistributedDataParallel
 sys.path.insert(0, {tests!r})
 torch.distributed.init_process_group("gloo")
 from test_divergence import NAN, ROOT_OF_ZERO, build
-from pvt_mm.runtime.errors import Diverged
+from pvt_mm.errors import Diverged
 rank = int(os.environ["RANK"])
 # The samplers take turns: the second process alone has the bad sample.
 runner = build(Path({folder!r}), [1, 1, 1, 1, 1, 1, 1, {bad}, 3, 3, 3, 3], {skip}, iters=3)

@@ -33,7 +33,7 @@ from doc_workspace import (  # noqa: E402
 )
 from mmengine.registry import MODELS, DefaultScope  # noqa: E402
 
-from pvt_mm.runtime.config import load_config  # noqa: E402
+from pvt_mm.config.loading import load_config  # noqa: E402
 
 # Commands that other tests run. A target of make sets up, which those of the set-up cover, and then
 # makes one call.

@@ -5,8 +5,8 @@ import torch
 import torch.nn.functional as F
 from pieces import set_tile_bytes
 
-from pvt_mm.backbones import dot_product, linear
-from pvt_mm.backbones.dot_product import attend
+from pvt_mm.kernels.cpu import dot_product, linear
+from pvt_mm.kernels.cpu.dot_product import attend
 
 
 @pytest.fixture(autouse=True)

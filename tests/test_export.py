@@ -27,7 +27,9 @@ from PIL import Image  # noqa: E402
 from pvt_mm import PVT, PVTv2  # noqa: E402
 from pvt_mm.backbones import ARCHS  # noqa: E402
 from pvt_mm.backbones.block import ConvMlp  # noqa: E402
-from pvt_mm.datasets.scenes import CLASSES, make_scene  # noqa: E402
+from pvt_mm.config.loading import load_config  # noqa: E402
+from pvt_mm.data.demo.scenes import CLASSES, make_scene  # noqa: E402
+from pvt_mm.errors import UserError  # noqa: E402
 from pvt_mm.export import (  # noqa: E402
     Exportable,
     backbone_exportable,
@@ -40,8 +42,6 @@ from pvt_mm.export.check import compare, largest_difference  # noqa: E402
 from pvt_mm.export.cli import main  # noqa: E402
 from pvt_mm.export.modules import MapMlp, MatrixPool  # noqa: E402
 from pvt_mm.export.operators import align_rois, suppress  # noqa: E402
-from pvt_mm.runtime.config import load_config  # noqa: E402
-from pvt_mm.runtime.errors import UserError  # noqa: E402
 
 ROOT = Path(__file__).resolve().parents[1]
 RETINANET = ROOT / "configs/retinanet_pvt_v2_b0_fpn_demo.py"

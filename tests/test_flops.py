@@ -12,16 +12,16 @@ from recipes import read
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import pvt_mm.runtime.flops
+import pvt_mm.costs.flops
+from pvt_mm.archs import ARCHS
 from pvt_mm.backbones import PVTv2
-from pvt_mm.backbones.archs import ARCHS
-from pvt_mm.runtime.complexity import (
+from pvt_mm.costs.complexity import (
     activation_bytes,
     build_arch,
     complexity,
     config_complexity,
 )
-from pvt_mm.runtime.flops import arch_name, main, measure
+from pvt_mm.costs.flops import arch_name, main, measure
 from pvt_mm.zoo.index import measured
 
 # GFLOPs at 224x224.
@@ -205,7 +205,7 @@ def test_mistakes_are_said_in_one_line(arguments, message, capsys):
 
 def test_table_holds_every_architecture(capsys, tmp_path, monkeypatch):
     few = {name: ARCHS[name] for name in ("pvt_tiny", "pvt_v2_b0", "pvt_v2_b2_li")}
-    monkeypatch.setattr(pvt_mm.runtime.flops, "ARCHS", few)
+    monkeypatch.setattr(pvt_mm.costs.flops, "ARCHS", few)
     out = tmp_path / "table.json"
     assert main(["--table", "--shape", "32", "--json", str(out)]) == 0
     printed = capsys.readouterr().out

@@ -12,10 +12,10 @@ from torch import nn
 from pvt_mm.backbones import PVTv2
 from pvt_mm.backbones.block import Block
 from pvt_mm.checkpoints import safe_load
-from pvt_mm.datasets import DemoSpec, make_demo_data
-from pvt_mm.runtime.errors import UserError
-from pvt_mm.runtime.sharding import check_sharding
-from pvt_mm.runtime.sharding.policy import is_block, wrap_blocks
+from pvt_mm.data.demo import DemoSpec, make_demo_data
+from pvt_mm.errors import UserError
+from pvt_mm.training.sharding import check_sharding
+from pvt_mm.training.sharding.policy import is_block, wrap_blocks
 
 SHARDED = f'_base_ = ["{{base}}", "{CONFIGS}/_base_/fsdp.py"]\n'
 on_cpu = pytest.mark.skipif(torch.cuda.is_available(), reason="two processes need two GPUs")
@@ -107,7 +107,7 @@ def test_deepspeed_is_what_mmengine_takes(tmp_path, monkeypatch):
     cfg = sharded_config(tmp_path, "deepspeed_zero2")
     taken = inspect.signature(DeepSpeedStrategy.__init__).parameters
     assert set(cfg.strategy) - {"type"} <= set(taken)
-    checks = "pvt_mm.runtime.sharding.checks.find_spec"
+    checks = "pvt_mm.training.sharding.checks.find_spec"
     monkeypatch.setattr(checks, lambda name: None)
     with pytest.raises(UserError, match="pip install deepspeed"):
         check_sharding(cfg)

@@ -13,13 +13,13 @@ import torch
 from tiny_training import tiny_config
 
 from pvt_mm.checkpoints import safe_load
-from pvt_mm.runtime.errors import Interrupted, run_tool
+from pvt_mm.errors import Interrupted, run_tool
 
 TESTS = Path(__file__).parent
 START = """
 import signal, sys
 signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-from pvt_mm.runtime.train import main
+from pvt_mm.training.train import main
 sys.exit(main({argv!r}))
 """
 PATIENCE = 120  # seconds

@@ -9,11 +9,11 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from pvt_mm.kernels import dwconv_gelu, is_available
+from pvt_mm.kernels.gpu import dwconv_gelu, is_available
 
 ROOT = Path(__file__).resolve().parent.parent
 # By its name: the package's attribute of that name is the function.
-MODULE = import_module("pvt_mm.kernels.dwconv_gelu")
+MODULE = import_module("pvt_mm.kernels.gpu.dwconv_gelu")
 
 
 def run_python(*arguments, **environment):

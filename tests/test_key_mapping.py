@@ -24,8 +24,8 @@ from pvt_mm.checkpoints import (
 )
 from pvt_mm.checkpoints.key_mapping import locate, to_layout
 from pvt_mm.checkpoints.layouts import LAYOUTS
-from pvt_mm.runtime.errors import UserError
-from pvt_mm.runtime.matching import MatchingKeysHook
+from pvt_mm.errors import UserError
+from pvt_mm.training.matching import MatchingKeysHook
 
 CONFIGS = DATA.parents[1] / "configs"
 PAIRS = [(layout, version) for layout in LAYOUTS for version in layout.versions]

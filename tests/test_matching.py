@@ -11,8 +11,8 @@ from test_convert import ARCH, classifier
 from pvt_mm import PVTv2
 from pvt_mm.checkpoints.key_mapping import to_layout
 from pvt_mm.checkpoints.layouts import LAYOUTS
-from pvt_mm.runtime.errors import UserError
-from pvt_mm.runtime.matching import MatchingKeysHook
+from pvt_mm.errors import UserError
+from pvt_mm.training.matching import MatchingKeysHook
 
 
 class Detector(torch.nn.Module):
@@ -69,7 +69,7 @@ def test_what_does_not_fit_is_one_error(name, partly):
 
 def test_a_head_of_other_classes_is_dropped_and_named_to_fine_tune(monkeypatch):
     lines = []
-    monkeypatch.setattr("pvt_mm.runtime.matching.log", lines.append)
+    monkeypatch.setattr("pvt_mm.training.matching.log", lines.append)
     model, state = Detector(5), Detector(3).state_dict()
     assert load(model, state, True).keys() == state.keys() - {"head.weight", "head.bias"}
     (line,) = lines
@@ -82,7 +82,7 @@ def test_a_head_of_other_classes_is_dropped_and_named_to_fine_tune(monkeypatch):
 @pytest.mark.parametrize("layout", [x for x in LAYOUTS if 2 in x.versions], ids=lambda x: x.name)
 def test_a_release_fills_the_backbone_to_fine_tune(layout, monkeypatch):
     lines = []
-    monkeypatch.setattr("pvt_mm.runtime.matching.log", lines.append)
+    monkeypatch.setattr("pvt_mm.training.matching.log", lines.append)
     model, state = Detector(), classifier(2)
     head = model.head.weight.clone()
     model.load_state_dict(load(model, to_layout(state, layout)[0], True), strict=False)

@@ -13,10 +13,10 @@ from recipes import CONFIGS, NAMES, read
 from torch import nn
 
 from pvt_mm.backbones import PVTv2
-from pvt_mm.runtime.memory import count_activations, estimate
-from pvt_mm.runtime.memory.cli import main, table
-from pvt_mm.runtime.memory.estimate import GIB, OVERHEAD
-from pvt_mm.runtime.memory.hours import training_hours, training_images
+from pvt_mm.costs.memory import count_activations, estimate
+from pvt_mm.costs.memory.cli import main, table
+from pvt_mm.costs.memory.estimate import GIB, OVERHEAD
+from pvt_mm.costs.memory.hours import training_hours, training_images
 
 PAGE = CONFIGS.parent / "docs" / "scaling.md"
 MMDET = Path(mmdet.__file__).parent / ".mim" / "configs"

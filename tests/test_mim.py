@@ -13,7 +13,7 @@ import yaml
 from installed import Environment, build_distributions
 from recipes import ROWS
 
-from pvt_mm.datasets import DemoSpec, make_demo_data
+from pvt_mm.data.demo import DemoSpec, make_demo_data
 
 pytestmark = pytest.mark.slow
 

@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from pieces import set_band_bytes
 
 from pvt_mm.backbones.attention import SpatialReductionAttention
-from pvt_mm.backbones.bands import cut_in_bands
 from pvt_mm.backbones.block import Block, ConvMlp, Mlp
-from pvt_mm.backbones.linear import TokenLinear, linear
+from pvt_mm.kernels.cpu.bands import cut_in_bands
+from pvt_mm.kernels.cpu.linear import TokenLinear, linear
 
 MLPS = {
     "v1": lambda: Mlp(8, 24),

@@ -11,11 +11,11 @@ import yaml
 from modelindex.load_model_index import load as load_model_index
 from recipes import BASELINE_WEIGHTS, CONFIGS, ROWS, SCHEDULES, parsed
 
-from pvt_mm.backbones.archs import ARCHS
-from pvt_mm.runtime.errors import UserError
-from pvt_mm.runtime.model_index import main, stale_files, zoo_files
-from pvt_mm.zoo.families import FAMILIES
+from pvt_mm.archs import ARCHS
+from pvt_mm.config.families import FAMILIES
+from pvt_mm.errors import UserError
 from pvt_mm.zoo.index import measured
+from pvt_mm.zoo.tool import main, stale_files, zoo_files
 
 ROOT = CONFIGS.parent
 INDEX = yaml.safe_load((ROOT / "model-index.yml").read_text())["Import"]

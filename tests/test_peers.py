@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pvt_mm.runtime.benchmark.peers import peers_python
+from pvt_mm.costs.benchmark.peers import peers_python
 
 ROOT = Path(__file__).resolve().parents[1]
 PYTHON = peers_python()

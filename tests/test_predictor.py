@@ -16,11 +16,11 @@ from pycocotools import mask as coco_masks
 
 from pvt_mm import Predictor
 from pvt_mm.checkpoints import CheckpointError
+from pvt_mm.errors import UserError
 from pvt_mm.inference import Detection, Segmentation
 from pvt_mm.inference.gathering import Labels
 from pvt_mm.inference.masks import box_of, decode, encode, resize
 from pvt_mm.inference.tiles import tiles
-from pvt_mm.runtime.errors import UserError
 
 CONFIGS = Path(__file__).resolve().parents[1] / "configs"
 TINY = dict(

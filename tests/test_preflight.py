@@ -13,10 +13,10 @@ from mmengine.config import Config
 from PIL import Image
 
 from pvt_mm.checkpoints import download
-from pvt_mm.runtime import distributed, test, train
-from pvt_mm.runtime.config import check_options, drop_pretrained, load_config
-from pvt_mm.runtime.data.dataset_sources import Source
-from pvt_mm.runtime.errors import UserError
+from pvt_mm.config.loading import check_options, drop_pretrained, load_config
+from pvt_mm.data.dataset_sources import Source
+from pvt_mm.errors import UserError
+from pvt_mm.training import distributed, test, train
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DETECTOR = str(CONFIGS / "retinanet_pvt_v2_b0_fpn_1x_coco.py")

@@ -20,9 +20,8 @@ from mmengine.logging import MMLogger
 from mmengine.runner import load_checkpoint
 from mmengine.runner.checkpoint import CheckpointLoader
 
-from pvt_mm import PVT, PVTv2
-from pvt_mm.backbones import archs
-from pvt_mm.backbones.archs import ARCHS
+from pvt_mm import PVT, PVTv2, archs
+from pvt_mm.archs import ARCHS
 from pvt_mm.checkpoints import (
     CheckpointError,
     DamagedCheckpointError,

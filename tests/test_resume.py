@@ -15,12 +15,12 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from tiny_training import SIZE, TinyDataset, tiny_config
 
 from pvt_mm.checkpoints import safe_load
-from pvt_mm.datasets import DemoSpec, make_demo_data
-from pvt_mm.runtime.errors import Interrupted, UserError
-from pvt_mm.runtime.resuming.interruption import train_interruptibly
-from pvt_mm.runtime.resuming.latest import latest_checkpoint
-from pvt_mm.runtime.resuming.resume import prepare_resumable
-from pvt_mm.runtime.train import run_train
+from pvt_mm.data.demo import DemoSpec, make_demo_data
+from pvt_mm.errors import Interrupted, UserError
+from pvt_mm.training.resuming.interruption import train_interruptibly
+from pvt_mm.training.resuming.latest import latest_checkpoint
+from pvt_mm.training.resuming.resume import prepare_resumable
+from pvt_mm.training.train import run_train
 
 BATCHES = 4  # of an epoch
 VOLATILE = ("time", "data_time", "memory")

@@ -25,7 +25,7 @@ from pvt_mm.checkpoints import (
     safe_load,
 )
 
-READER = sys.modules["pvt_mm.checkpoints.safe_load"]
+READER = sys.modules["pvt_mm.checkpoints.reading"]
 
 
 @pytest.fixture(params=["torch >= 2.6", "torch < 2.6"])

@@ -8,7 +8,7 @@ import pytest
 from forked import run_forked
 
 from pvt_mm.checkpoints import DownloadError, download
-from pvt_mm.datasets import DemoSpec, make_demo_data
+from pvt_mm.data.demo import DemoSpec, make_demo_data
 from pvt_mm.wording import public
 
 ROOT = Path(__file__).parents[1]

@@ -5,8 +5,8 @@ import torch
 from recipes import build_model, read
 
 from pvt_mm import PVT, PVTv2
-from pvt_mm.runtime.errors import UserError
-from pvt_mm.runtime.speed import compile_backbone, prepare_speed, use_channels_last
+from pvt_mm.errors import UserError
+from pvt_mm.training.speed import compile_backbone, prepare_speed, use_channels_last
 
 DETECTORS = ("retinanet_pvt_v2_b0_fpn_1x_coco", "mask_rcnn_pvt_v2_b0_fpn_1x_coco")
 

@@ -187,7 +187,7 @@ def test_configs_of_a_forked_mmseg_are_found(monkeypatch):
     pytest.importorskip("mmseg")
     from mmengine.config.utils import MODULE2PACKAGE
 
-    from pvt_mm.runtime import config
+    from pvt_mm.config import loading as config
 
     monkeypatch.setitem(MODULE2PACKAGE, "mmseg", "no-such-distribution")  # which a fork leaves
     monkeypatch.setattr(config, "version_of", lambda distribution: None)

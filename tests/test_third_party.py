@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from pvt_mm.checkpoints.safe_load import safe_load
+from pvt_mm.checkpoints.reading import safe_load
 
 ROOT = Path(__file__).resolve().parents[1]
 PROJECT = ROOT / "examples" / "third_party_project"

@@ -18,11 +18,11 @@ from mmengine.fileio import LocalBackend, get_file_backend, register_backend
 from PIL import Image
 
 from pvt_mm.checkpoints import safe_load
-from pvt_mm.datasets import DemoSpec, make_demo_data
-from pvt_mm.runtime.amp import CPUAmpOptimWrapper
-from pvt_mm.runtime.errors import UserError
-from pvt_mm.runtime.resuming.atomic import AtomicBackend
-from pvt_mm.runtime.test import run_test
+from pvt_mm.data.demo import DemoSpec, make_demo_data
+from pvt_mm.errors import UserError
+from pvt_mm.training.amp import CPUAmpOptimWrapper
+from pvt_mm.training.resuming.atomic import AtomicBackend
+from pvt_mm.training.test import run_test
 
 pytestmark = pytest.mark.slow
 

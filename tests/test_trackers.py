@@ -6,9 +6,9 @@ from mmengine.model import BaseModel
 from mmengine.registry import MODELS, VISBACKENDS
 from mmengine.visualization import LocalVisBackend  # noqa: F401  registers them all
 
-from pvt_mm.runtime import trackers
-from pvt_mm.runtime.errors import UserError
-from pvt_mm.runtime.train import build_runner
+from pvt_mm.errors import UserError
+from pvt_mm.training import trackers
+from pvt_mm.training.train import build_runner
 
 
 @pytest.fixture

@@ -11,7 +11,7 @@ from mmengine.registry import MODELS
 from recipes import CONFIGS
 
 from pvt_mm.backbones import ARCHS
-from pvt_mm.datasets import DemoSpec, make_demo_data
+from pvt_mm.data.demo import DemoSpec, make_demo_data
 from pvt_mm.visualization import attention, browse, curves
 
 

@@ -4,7 +4,7 @@ import sys
 
 import _checkout  # noqa: F401
 
-from pvt_mm.runtime.launch import main
+from pvt_mm.training.launch import main
 
 if __name__ == "__main__":
     sys.exit(main())

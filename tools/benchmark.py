@@ -4,7 +4,7 @@ import sys
 
 import _checkout  # noqa: F401
 
-from pvt_mm.runtime.benchmark.cli import main
+from pvt_mm.costs.benchmark.cli import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -4,7 +4,7 @@ import sys
 
 import _checkout  # noqa: F401
 
-from pvt_mm.runtime.demo import main
+from pvt_mm.demo.tool import main
 
 if __name__ == "__main__":
     sys.exit(main())

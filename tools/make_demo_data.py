@@ -4,7 +4,7 @@ import argparse
 
 import _checkout  # noqa: F401
 
-from pvt_mm.datasets import DemoSpec, demo_root, make_demo_data
+from pvt_mm.data.demo import DemoSpec, demo_root, make_demo_data
 
 
 def main() -> None:

@@ -7,8 +7,8 @@ strategy = dict(
         type="MMFullyShardedDataParallel",
         use_orig_params=True,
         sync_module_states=True,
-        auto_wrap_policy=dict(type="pvt_mm.runtime.sharding.policy.wrap_blocks"),
+        auto_wrap_policy=dict(type="pvt_mm.training.sharding.policy.wrap_blocks"),
     ),
-    activation_checkpointing=dict(check_fn="pvt_mm.runtime.sharding.policy.is_block"),
+    activation_checkpointing=dict(check_fn="pvt_mm.training.sharding.policy.is_block"),
     state_dict_cfg="full",
 )

@@ -1,6 +1,6 @@
 """Pyramid Vision Transformer backbones, v1 and v2."""
 
-from pvt_mm.backbones.archs import ARCHS, Arch
+from pvt_mm.archs import ARCHS, Arch
 from pvt_mm.backbones.attention import (
     LinearSpatialReductionAttention,
     SpatialReductionAttention,

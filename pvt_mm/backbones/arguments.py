@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from pvt_mm.backbones.archs import ARCHS, Arch
+from pvt_mm.archs import ARCHS, Arch
 
 __all__ = ["as_pair", "check_bool", "check_int", "check_rate", "parse_out_indices", "resolve_arch"]
 

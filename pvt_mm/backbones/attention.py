@@ -6,9 +6,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvt_mm.backbones.arguments import check_int, check_rate
-from pvt_mm.backbones.dot_product import attend
 from pvt_mm.backbones.embed import map_to_tokens, tokens_to_map
-from pvt_mm.backbones.linear import TokenLinear
+from pvt_mm.kernels.cpu.dot_product import attend
+from pvt_mm.kernels.cpu.linear import TokenLinear
 from pvt_mm.registry import MODELS
 
 __all__ = ["LinearSpatialReductionAttention", "SpatialReductionAttention"]

@@ -6,12 +6,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pvt_mm import kernels
 from pvt_mm.backbones.attention import SpatialReductionAttention
-from pvt_mm.backbones.bands import Band, map_in_bands, wants_bands
 from pvt_mm.backbones.embed import map_to_tokens, tokens_to_map
-from pvt_mm.backbones.linear import TokenLinear
-from pvt_mm.backbones.recompute import mlp_in_bands
+from pvt_mm.kernels import gpu as kernels
+from pvt_mm.kernels.cpu.bands import Band, map_in_bands, wants_bands
+from pvt_mm.kernels.cpu.linear import TokenLinear
+from pvt_mm.kernels.cpu.recompute import mlp_in_bands
 
 __all__ = ["Block", "ConvMlp", "DropPath", "Mlp"]
 
@@ -52,7 +52,7 @@ class Mlp(nn.Module):
     """The MLP of PVT v1: two linear layers around a GELU.
 
     On CPUs the hidden tokens of a large map are made band by band: see
-    :mod:`pvt_mm.backbones.bands`.
+    :mod:`pvt_mm.kernels.cpu.bands`.
 
     Args:
         embed_dims: Token channels ``C``.
@@ -161,7 +161,7 @@ class Block(nn.Module):
     """A transformer block: ``x + attn(norm1(x))``, then ``x + mlp(norm2(x))``.
 
     On CPUs, where no gradient is wanted, a large map goes through both band by band: see
-    :mod:`pvt_mm.backbones.bands`. Keys and values are made of the whole map before.
+    :mod:`pvt_mm.kernels.cpu.bands`. Keys and values are made of the whole map before.
 
     Args:
         embed_dims: Token channels ``C``.

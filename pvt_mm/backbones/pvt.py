@@ -13,7 +13,7 @@ from mmengine.model import BaseModule, PretrainedInit
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from pvt_mm.backbones.archs import Arch
+from pvt_mm.archs import Arch
 from pvt_mm.backbones.arguments import (
     NUM_STAGES,
     as_pair,

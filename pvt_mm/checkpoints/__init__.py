@@ -3,10 +3,7 @@
 Importing ``pvt_mm`` makes mmengine itself read every checkpoint this way.
 """
 
-from .errors import CheckpointError, DamagedCheckpointError, DownloadError, RefusedCheckpointError
-from .key_mapping import map_classifier, map_state_dict, recognise_arch
-from .pretrained import load_pretrained
-from .safe_load import safe_load
+from pvt_mm.lazy import lazily
 
 __all__ = [
     "CheckpointError",
@@ -19,3 +16,18 @@ __all__ = [
     "recognise_arch",
     "safe_load",
 ]
+
+__getattr__, __dir__ = lazily(
+    __name__,
+    {
+        "CheckpointError": "..errors",
+        "DamagedCheckpointError": "..errors",
+        "DownloadError": "..errors",
+        "RefusedCheckpointError": "..errors",
+        "load_pretrained": ".pretrained",
+        "map_classifier": ".key_mapping",
+        "map_state_dict": ".key_mapping",
+        "recognise_arch": ".key_mapping",
+        "safe_load": ".reading",
+    },
+)

@@ -7,9 +7,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from .errors import RefusedCheckpointError
-from .restricted_pickle import check_key
-from .stand_ins import MAX_DIMS
+from pvt_mm.checkpoints.restricted_pickle import check_key
+from pvt_mm.checkpoints.stand_ins import MAX_DIMS
+from pvt_mm.errors import RefusedCheckpointError
 
 __all__ = [
     "DeclaredTensor",

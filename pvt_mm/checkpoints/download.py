@@ -17,11 +17,11 @@ from urllib.request import Request, urlopen
 import torch
 from mmengine.logging import print_log
 
-from ..files import replacing
-from ..version import __version__
-from ..wording import printable, public
-from .errors import DamagedCheckpointError, DownloadError
-from .safe_load import safe_load
+from pvt_mm.checkpoints.reading import safe_load
+from pvt_mm.errors import DamagedCheckpointError, DownloadError
+from pvt_mm.files import replacing
+from pvt_mm.version import __version__
+from pvt_mm.wording import printable, public
 
 __all__ = ["cached_path", "load_or_fetch", "load_url", "sha256_of"]
 

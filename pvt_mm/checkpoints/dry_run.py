@@ -16,7 +16,7 @@ from typing import IO, Any
 import numpy as np
 import torch
 
-from .declared import (
+from pvt_mm.checkpoints.declared import (
     DeclaredTensor,
     Storage,
     StorageType,
@@ -27,9 +27,9 @@ from .declared import (
     tensor,
     tensor_v3,
 )
-from .errors import RefusedCheckpointError
-from .restricted_pickle import Unpickler, known_globals
-from .stand_ins import StandIn
+from pvt_mm.checkpoints.restricted_pickle import Unpickler, known_globals
+from pvt_mm.checkpoints.stand_ins import StandIn
+from pvt_mm.errors import RefusedCheckpointError
 
 __all__ = ["Bounded", "check_legacy", "check_record"]
 

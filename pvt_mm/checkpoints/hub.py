@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from .download import load_or_fetch, sha256_of
-from .errors import CheckpointError, DownloadError
+from pvt_mm.checkpoints.download import load_or_fetch, sha256_of
+from pvt_mm.errors import CheckpointError, DownloadError
 
 __all__ = ["load_from_hub"]
 

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 from torch import Tensor
 
-from ..wording import some
-from .errors import CheckpointError
-from .layouts import CLASSIFIER, LAYOUTS, Layout
-from .recognise import describe, foreign_network, recognise_arch
-from .rules import convert, tensor_at
+from pvt_mm.checkpoints.layouts import CLASSIFIER, LAYOUTS, Layout
+from pvt_mm.checkpoints.recognise import describe, foreign_network, recognise_arch
+from pvt_mm.checkpoints.rules import convert, tensor_at
+from pvt_mm.errors import CheckpointError
+from pvt_mm.wording import some
 
 __all__ = [
     "Located",

@@ -10,7 +10,12 @@ from typing import IO
 
 import torch
 
-from .errors import FETCH_AGAIN, CheckpointError, DamagedCheckpointError, RefusedCheckpointError
+from pvt_mm.errors import (
+    FETCH_AGAIN,
+    CheckpointError,
+    DamagedCheckpointError,
+    RefusedCheckpointError,
+)
 
 __all__ = ["layout_of", "open_regular"]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from .rules import Rule
+from pvt_mm.checkpoints.rules import Rule
 
 __all__ = ["CLASSIFIER", "LAYOUTS", "Layout"]
 

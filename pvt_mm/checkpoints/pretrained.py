@@ -12,15 +12,15 @@ import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
-from ..wording import public
-from .errors import CheckpointError, DownloadError
-from .key_mapping import locate, map_classifier, to_ours
-from .layouts import CLASSIFIER
-from .recognise import describe, traits_of
-from .schemes import FROM_SCRATCH, read_once
+from pvt_mm.checkpoints.key_mapping import locate, map_classifier, to_ours
+from pvt_mm.checkpoints.layouts import CLASSIFIER
+from pvt_mm.checkpoints.recognise import describe, traits_of
+from pvt_mm.checkpoints.schemes import FROM_SCRATCH, read_once
+from pvt_mm.errors import CheckpointError, DownloadError
+from pvt_mm.wording import public
 
 if TYPE_CHECKING:
-    from ..backbones import PVT, PVTv2
+    from pvt_mm.backbones import PVT, PVTv2
 
 __all__ = [
     "adapt_state_dict",
@@ -152,7 +152,7 @@ def _leave_other_head(state: dict[str, Tensor], expected: dict[str, Tensor]) -> 
 
 def _resize_pos_embeds(state: dict[str, Tensor], backbone: PVT | PVTv2) -> list[str]:
     """Resize v1's position embeddings to the backbone's grids, in place; say what was done."""
-    from ..backbones.embed import resize_pos_embed
+    from pvt_mm.backbones.embed import resize_pos_embed
 
     notes, own = [], backbone.state_dict()
     for stage, grid in enumerate(getattr(backbone, "pos_grids", ())[: backbone.num_stages]):
@@ -204,7 +204,7 @@ def not_finite(state: dict[str, Tensor]) -> list[str]:
 
 
 def _name_of(module: nn.Module) -> str:
-    from ..backbones.archs import ARCHS
+    from pvt_mm.archs import ARCHS
 
     name = getattr(getattr(module, "arch", None), "name", None)
     return name if name in ARCHS else f"this {type(module).__name__}"

@@ -42,7 +42,7 @@ class Traits(NamedTuple):
 
 def recognise_arch(state_dict: Mapping[str, Tensor]) -> str | None:
     """Say which released model has these tensors, by their shapes, or None."""
-    from ..backbones.archs import ARCHS
+    from pvt_mm.archs import ARCHS
 
     found = traits_of(state_dict)
     known = {_traits_of_arch(arch): arch.name for arch in ARCHS.values()}
@@ -67,7 +67,7 @@ def traits_of(state: Mapping[str, Tensor]) -> Traits | None:
 
 def describe(state: Mapping[str, Tensor]) -> str | None:
     """Say in words which PVT these tensors are, with the nearest release; None for no whole PVT."""
-    from ..backbones.archs import ARCHS
+    from pvt_mm.archs import ARCHS
 
     found = traits_of(state)
     if found is None:

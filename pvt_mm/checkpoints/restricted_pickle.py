@@ -16,8 +16,8 @@ from typing import IO, Any
 
 import torch
 
-from .errors import RefusedCheckpointError
-from .stand_ins import ALLOWED, StandIn
+from pvt_mm.checkpoints.stand_ins import ALLOWED, StandIn
+from pvt_mm.errors import RefusedCheckpointError
 
 __all__ = ["Unpickler", "check_key", "full_name", "known_globals", "load"]
 

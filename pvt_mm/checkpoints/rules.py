@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from .errors import CheckpointError
+from pvt_mm.errors import CheckpointError
 
 __all__ = ["Converted", "Rule", "convert", "tensor_at"]
 

@@ -8,10 +8,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
-from .download import load_url
-from .errors import CheckpointError, DownloadError
-from .hub import load_from_hub
-from .safe_load import safe_load
+from pvt_mm.checkpoints.download import load_url
+from pvt_mm.checkpoints.hub import load_from_hub
+from pvt_mm.checkpoints.reading import safe_load
+from pvt_mm.errors import CheckpointError, DownloadError
 
 __all__ = ["FROM_SCRATCH", "LOADERS", "read_once"]
 
@@ -33,7 +33,7 @@ def load_from_http(
 
 def load_from_pvt(filename: str, map_location: Any = None, *, mmap: bool = False) -> Any:
     """Load an official release by its alias, such as ``pvt://pvt_v2_b2``."""
-    from ..backbones.archs import ARCHS
+    from pvt_mm.archs import ARCHS
 
     arch = _look_up(filename.removeprefix("pvt://"), "pvt://", ARCHS)
     try:
@@ -49,7 +49,7 @@ def load_from_hf(filename: str, map_location: Any = None, *, mmap: bool = False)
 
 def load_from_timm(filename: str, map_location: Any = None, *, mmap: bool = False) -> Any:
     """Load a model of timm by its name, such as ``timm://pvt_v2_b2``; timm is not needed."""
-    from ..backbones.archs import ARCHS
+    from pvt_mm.archs import ARCHS
 
     # timm has v2 only, trained by the authors: NAME and NAME.in1k are the same model.
     models = {name: f"timm/{name}.in1k" for name, arch in ARCHS.items() if arch.version == 2}
@@ -64,7 +64,7 @@ def read_once(filename: str) -> Any:
     """
     from mmengine.runner.checkpoint import CheckpointLoader
 
-    from ..loaders import register_loaders
+    from pvt_mm.checkpoints.loaders import register_loaders
 
     register_loaders()
     loader = CheckpointLoader._get_checkpoint_loader(filename)

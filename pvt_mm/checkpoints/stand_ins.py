@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from mmengine.logging import HistoryBuffer
 
-from .errors import RefusedCheckpointError
+from pvt_mm.errors import RefusedCheckpointError
 
 __all__ = ["ALLOWED", "MAX_DIMS", "StandIn", "resolve"]
 

@@ -10,7 +10,7 @@ import os
 import struct
 from typing import IO
 
-from .errors import RefusedCheckpointError
+from pvt_mm.errors import RefusedCheckpointError
 
 __all__ = ["record_sizes"]
 

@@ -23,7 +23,7 @@ def transforms_v2() -> ModuleType:
         reason = f"cannot be imported ({str(error).splitlines()[0]})"
     else:
         return v2
-    from pvt_mm.runtime.errors import UserError
+    from pvt_mm.errors import UserError
 
     raise UserError(
         f"training a classifier with augmentation needs torchvision, which {reason}: "

@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from .operators import suppress
+from pvt_mm.export.operators import suppress
 
 __all__ = ["DROPPED", "candidates", "clip", "best_boxes"]
 

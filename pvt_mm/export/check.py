@@ -9,10 +9,9 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from pvt_mm.datasets.scenes import make_scene
-from pvt_mm.runtime.errors import UserError
-
-from .signature import Exportable
+from pvt_mm.data.demo.scenes import make_scene
+from pvt_mm.errors import UserError
+from pvt_mm.export.signature import Exportable
 
 __all__ = ["TOLERANCE", "can_check", "compare", "largest_difference", "load"]
 
@@ -30,7 +29,7 @@ def can_check(format: str) -> bool:
 def load(exportable: Exportable, path: str | Path, format: str) -> Run:
     """Load a file and return a function that runs it."""
     if format == "pt2":
-        from . import operators  # noqa: F401  which the file may name
+        from pvt_mm.export import operators  # noqa: F401  which the file may name
 
         module = torch.export.load(path).module()
 

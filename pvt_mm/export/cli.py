@@ -16,21 +16,20 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
-from pvt_mm.runtime.config import (
+from pvt_mm.config.loading import (
     OptionAction,
     drop_pretrained,
     is_classification,
     is_segmentation,
     load_config,
 )
-from pvt_mm.runtime.errors import UserError, run_tool
-from pvt_mm.runtime.matching import MatchingKeysHook
-from pvt_mm.runtime.preflight import check_checkpoint
-
-from .check import can_check, compare
-from .export import FORMATS, OPSETS, check_request, export_model
-from .metadata import describe
-from .signature import Exportable, backbone_exportable, model_exportable
+from pvt_mm.errors import UserError, run_tool
+from pvt_mm.export.check import can_check, compare
+from pvt_mm.export.export import FORMATS, OPSETS, check_request, export_model
+from pvt_mm.export.metadata import describe
+from pvt_mm.export.signature import Exportable, backbone_exportable, model_exportable
+from pvt_mm.training.matching import MatchingKeysHook
+from pvt_mm.training.preflight import check_checkpoint
 
 __all__ = ["main", "run_export"]
 

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from .boxes import DROPPED, best_boxes, candidates, clip
-from .operators import align_rois
+from pvt_mm.export.boxes import DROPPED, best_boxes, candidates, clip
+from pvt_mm.export.operators import align_rois
 
 __all__ = ["MaskRCNNGraph", "RetinaNetGraph"]
 

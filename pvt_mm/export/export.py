@@ -15,10 +15,14 @@ import torch
 from torch import nn
 from torch.export import Dim, ExportedProgram
 
-from pvt_mm.runtime.errors import UserError
-
-from .modules import attend_in_one, convolve_maps, enlarge_by_integers, pool_by_products
-from .signature import Exportable
+from pvt_mm.errors import UserError
+from pvt_mm.export.modules import (
+    attend_in_one,
+    convolve_maps,
+    enlarge_by_integers,
+    pool_by_products,
+)
+from pvt_mm.export.signature import Exportable
 
 __all__ = ["FORMATS", "OPSETS", "check_request", "export_model"]
 
@@ -126,7 +130,7 @@ def _dynamic_shapes(exportable: Exportable) -> tuple[dict[int, Dim], ...]:
 def _write_onnx(
     program: ExportedProgram, exportable: Exportable, path: Path, opset: int, dynamic: bool
 ) -> None:
-    from .onnx_operators import TRANSLATIONS
+    from pvt_mm.export.onnx_operators import TRANSLATIONS
 
     onnx_program = torch.onnx.export(
         program,

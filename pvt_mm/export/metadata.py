@@ -10,7 +10,7 @@ from mmengine.config import Config
 from mmengine.registry import DATASETS
 from torch import nn
 
-from pvt_mm.runtime.config import is_classification
+from pvt_mm.config.loading import is_classification
 from pvt_mm.version import __version__
 
 __all__ = ["describe"]

@@ -3,7 +3,7 @@
 import torch
 from onnxscript import opset18 as op
 
-from . import operators  # noqa: F401  defines the operators
+from pvt_mm.export import operators  # noqa: F401  defines the operators
 
 __all__ = ["TRANSLATIONS"]
 

@@ -10,10 +10,9 @@ from torch import Tensor, nn
 
 from pvt_mm.backbones import PVT, PVTv2
 from pvt_mm.classification import PVTClassifier
-from pvt_mm.runtime.errors import UserError
-
-from .detectors import MaskRCNNGraph, RetinaNetGraph
-from .others import BackboneGraph, ClassifierGraph, SemanticGraph
+from pvt_mm.errors import UserError
+from pvt_mm.export.detectors import MaskRCNNGraph, RetinaNetGraph
+from pvt_mm.export.others import BackboneGraph, ClassifierGraph, SemanticGraph
 
 __all__ = ["Exportable", "backbone_exportable", "model_exportable"]
 

@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_masks
 
-from .results import Colour, Detection, Segmentation
+from pvt_mm.inference.results import Colour, Detection, Segmentation
 
 __all__ = ["draw_detection", "draw_segmentation"]
 

@@ -11,12 +11,11 @@ import torch
 from mmengine.structures import BaseDataElement
 from torch import Tensor
 
-from pvt_mm.runtime.errors import UserError
-
-from .model import LoadedModel
-from .results import Detection, Segmentation
-from .samples import detection, segmentation
-from .tiles import Span, Tile, join
+from pvt_mm.errors import UserError
+from pvt_mm.inference.model import LoadedModel
+from pvt_mm.inference.results import Detection, Segmentation
+from pvt_mm.inference.samples import detection, segmentation
+from pvt_mm.inference.tiles import Span, Tile, join
 
 __all__ = ["Labels", "Objects", "gather"]
 

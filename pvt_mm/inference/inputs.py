@@ -10,9 +10,8 @@ from pathlib import Path, PurePosixPath
 from typing import TextIO
 from urllib.parse import unquote, urlparse
 
-from pvt_mm.runtime.errors import UserError
-
-from .pipeline import is_url
+from pvt_mm.errors import UserError
+from pvt_mm.inference.pipeline import is_url
 
 __all__ = ["Input", "find_inputs"]
 

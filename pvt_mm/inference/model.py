@@ -18,12 +18,11 @@ from torch import nn
 from pvt_mm.checkpoints import CheckpointError
 from pvt_mm.checkpoints.schemes import read_once
 from pvt_mm.colours import OKABE_ITO
-from pvt_mm.runtime.config import is_classification, is_segmentation, load_config, walk
-from pvt_mm.runtime.data.dataset_sources import Source, sources
-from pvt_mm.runtime.errors import UserError
-from pvt_mm.runtime.matching import MatchingKeysHook
-
-from .results import Colour
+from pvt_mm.config.loading import is_classification, is_segmentation, load_config, walk
+from pvt_mm.data.dataset_sources import Source, sources
+from pvt_mm.errors import UserError
+from pvt_mm.inference.results import Colour
+from pvt_mm.training.matching import MatchingKeysHook
 
 __all__ = ["LoadedModel", "load_model"]
 

@@ -15,13 +15,12 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_masks
 
+from pvt_mm.errors import UserError
 from pvt_mm.files import replacing
-from pvt_mm.runtime.errors import UserError
-
-from .inputs import Input
-from .predictor import Result
-from .results import Detection
-from .video import VideoWriter, frame_rate
+from pvt_mm.inference.inputs import Input
+from pvt_mm.inference.predictor import Result
+from pvt_mm.inference.results import Detection
+from pvt_mm.inference.video import VideoWriter, frame_rate
 
 __all__ = ["CocoFile", "Output", "prepare_folder"]
 

@@ -12,9 +12,9 @@ from mmengine.dataset import Compose
 from mmengine.fileio import get
 from mmengine.registry import DefaultScope
 
-from pvt_mm.datasets.checks.images import decode
-from pvt_mm.runtime.data.dataset_sources import Source
-from pvt_mm.runtime.errors import UserError
+from pvt_mm.data.checks.images import decode
+from pvt_mm.data.dataset_sources import Source
+from pvt_mm.errors import UserError
 from pvt_mm.version import __version__
 
 __all__ = ["Pipeline", "UnreadableError", "is_url"]

@@ -16,16 +16,15 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 
-from pvt_mm.runtime.amp import float32_boxes
-from pvt_mm.runtime.devices import choose_device
-from pvt_mm.runtime.errors import UserError
-
-from .gathering import gather
-from .masks import resize
-from .model import load_model
-from .pipeline import Pipeline
-from .results import Detection, Segmentation
-from .tiles import tiles
+from pvt_mm.devices import choose_device
+from pvt_mm.errors import UserError
+from pvt_mm.inference.gathering import gather
+from pvt_mm.inference.masks import resize
+from pvt_mm.inference.model import load_model
+from pvt_mm.inference.pipeline import Pipeline
+from pvt_mm.inference.results import Detection, Segmentation
+from pvt_mm.inference.tiles import tiles
+from pvt_mm.training.amp import float32_boxes
 
 __all__ = ["Image", "Predictor", "Result"]
 

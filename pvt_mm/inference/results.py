@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from .masks import Mask, decode
+from pvt_mm.inference.masks import Mask, decode
 
 __all__ = ["Colour", "Detection", "Segmentation", "area"]
 
@@ -61,7 +61,7 @@ class Detection:
         Returns:
             The picture; a whole number of times as large if the image is smaller than a thumbnail.
         """
-        from .drawing import draw_detection
+        from pvt_mm.inference.drawing import draw_detection
 
         return draw_detection(image, self)
 
@@ -82,7 +82,7 @@ class Segmentation:
 
     def draw(self, image: np.ndarray) -> np.ndarray:
         """Tint a copy of the image by class, and name the classes; see :meth:`Detection.draw`."""
-        from .drawing import draw_segmentation
+        from pvt_mm.inference.drawing import draw_segmentation
 
         return draw_segmentation(image, self)
 

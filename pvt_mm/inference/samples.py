@@ -5,11 +5,10 @@ from __future__ import annotations
 import numpy as np
 from mmengine.structures import BaseDataElement
 
-from pvt_mm.runtime.errors import UserError
-
-from .masks import box_of, encode
-from .results import Colour, Detection
-from .tiles import Tile
+from pvt_mm.errors import UserError
+from pvt_mm.inference.masks import box_of, encode
+from pvt_mm.inference.results import Colour, Detection
+from pvt_mm.inference.tiles import Tile
 
 __all__ = ["detection", "segmentation"]
 

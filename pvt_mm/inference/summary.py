@@ -13,10 +13,9 @@ import torch
 
 from pvt_mm.checkpoints.download import cached_path, sha256_of
 from pvt_mm.files import replacing
+from pvt_mm.inference.pipeline import is_url
 from pvt_mm.stack import REQUIREMENTS
 from pvt_mm.version import __version__
-
-from .pipeline import is_url
 
 __all__ = ["conclusion", "describe_checkpoint", "device_name", "versions", "write_summary"]
 

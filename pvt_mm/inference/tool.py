@@ -17,16 +17,21 @@ from typing import Any
 
 import numpy as np
 
-from pvt_mm.runtime.config import OptionAction
-from pvt_mm.runtime.errors import Interrupted, UserError, run_tool
-
-from .inputs import Input, find_inputs
-from .output import Output, prepare_folder
-from .pipeline import UnreadableError
-from .predictor import Predictor
-from .progress import Progress
-from .summary import conclusion, describe_checkpoint, device_name, versions, write_summary
-from .video import frame_count, read_frames
+from pvt_mm.config.loading import OptionAction
+from pvt_mm.errors import Interrupted, UserError, run_tool
+from pvt_mm.inference.inputs import Input, find_inputs
+from pvt_mm.inference.output import Output, prepare_folder
+from pvt_mm.inference.pipeline import UnreadableError
+from pvt_mm.inference.predictor import Predictor
+from pvt_mm.inference.progress import Progress
+from pvt_mm.inference.summary import (
+    conclusion,
+    describe_checkpoint,
+    device_name,
+    versions,
+    write_summary,
+)
+from pvt_mm.inference.video import frame_count, read_frames
 
 __all__ = ["main", "run_infer"]
 

@@ -10,9 +10,8 @@ import cv2
 import mmcv
 import numpy as np
 
-from pvt_mm.runtime.errors import UserError
-
-from .pipeline import UnreadableError
+from pvt_mm.errors import UserError
+from pvt_mm.inference.pipeline import UnreadableError
 
 __all__ = ["VideoWriter", "frame_count", "frame_rate", "read_frames"]
 

@@ -1,5 +1,1 @@
-"""Fused GPU operators, each with an eager twin that serves wherever the kernel cannot."""
-
-from pvt_mm.kernels.dwconv_gelu import dwconv_gelu, is_available
-
-__all__ = ["dwconv_gelu", "is_available"]
+"""Fast ways to compute what :mod:`pvt_mm.backbones` computes plainly."""

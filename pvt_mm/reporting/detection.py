@@ -13,13 +13,18 @@ from mmdet.registry import METRICS
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 
-from pvt_mm.runtime.errors import UserError
-
-from .coco_results import CocoResults
-from .confusion import Confusion
-from .detection_pictures import DetectionPictures
-from .evaluation import Evaluation, ImageScore, Table, build_test_set, check_same_images
-from .predictions import read_detections
+from pvt_mm.errors import UserError
+from pvt_mm.reporting.coco_results import CocoResults
+from pvt_mm.reporting.confusion import Confusion
+from pvt_mm.reporting.detection_pictures import DetectionPictures
+from pvt_mm.reporting.evaluation import (
+    Evaluation,
+    ImageScore,
+    Table,
+    build_test_set,
+    check_same_images,
+)
+from pvt_mm.reporting.predictions import read_detections
 
 __all__ = ["evaluate_detections"]
 

@@ -15,7 +15,7 @@ from mmengine.dataset import BaseDataset
 from mmengine.structures import InstanceData
 from pycocotools import mask as coco_masks
 
-from .evaluation import display_size
+from pvt_mm.reporting.evaluation import display_size
 
 __all__ = ["DetectionPictures"]
 

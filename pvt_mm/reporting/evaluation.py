@@ -12,11 +12,10 @@ from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.registry import DATASETS
 
-from pvt_mm.runtime.config import is_segmentation
-from pvt_mm.runtime.data.data_checks import check_data
-from pvt_mm.runtime.errors import UserError, some
-
-from .confusion import Confusion
+from pvt_mm.config.loading import is_segmentation
+from pvt_mm.data.data_checks import check_data
+from pvt_mm.errors import UserError, some
+from pvt_mm.reporting.confusion import Confusion
 
 __all__ = [
     "Evaluation",

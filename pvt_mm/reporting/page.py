@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from matplotlib.figure import Figure
 
-from pvt_mm.runtime.errors import UserError
+from pvt_mm.errors import UserError
 
 __all__ = ["check_libraries", "jpeg_uri", "render", "svg_uri"]
 

@@ -11,7 +11,7 @@ import torch
 from pvt_mm.checkpoints import RefusedCheckpointError
 from pvt_mm.checkpoints.restricted_pickle import Unpickler
 from pvt_mm.checkpoints.stand_ins import resolve
-from pvt_mm.runtime.errors import UserError
+from pvt_mm.errors import UserError
 
 __all__ = ["find_predictions", "read_detections", "read_label_maps"]
 

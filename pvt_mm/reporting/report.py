@@ -15,16 +15,15 @@ from typing import Any
 from matplotlib import rc_context
 from mmengine.config import Config
 
+from pvt_mm.config.loading import is_classification, is_segmentation, log
+from pvt_mm.errors import UserError, run_tool
 from pvt_mm.files import replacing
-from pvt_mm.runtime.config import is_classification, is_segmentation, log
-from pvt_mm.runtime.errors import UserError, run_tool
+from pvt_mm.reporting.confusion import WITH_NUMBERS, most_confused, plot_confusion, worst_pairs
+from pvt_mm.reporting.evaluation import Evaluation, ImageScore
+from pvt_mm.reporting.page import check_libraries, jpeg_uri, render, svg_uri
+from pvt_mm.reporting.predictions import DETECTIONS, LABEL_MAPS, find_predictions
+from pvt_mm.reporting.work_dir import WorkDir, read_work_dir
 from pvt_mm.visualization.curves import DEFAULT_KEYS, Run, plot_runs, read_run
-
-from .confusion import WITH_NUMBERS, most_confused, plot_confusion, worst_pairs
-from .evaluation import Evaluation, ImageScore
-from .page import check_libraries, jpeg_uri, render, svg_uri
-from .predictions import DETECTIONS, LABEL_MAPS, find_predictions
-from .work_dir import WorkDir, read_work_dir
 
 __all__ = ["main", "make_report"]
 
@@ -126,10 +125,10 @@ def _note(text: str, command: str = "") -> dict[str, str]:
 def _evaluator(segmentation: bool) -> Callable[[Config, Path], Evaluation]:
     """Import what needs mmseg or mmdet only where it is used."""
     if segmentation:
-        from .segmentation import evaluate_label_maps
+        from pvt_mm.reporting.segmentation import evaluate_label_maps
 
         return evaluate_label_maps
-    from .detection import evaluate_detections
+    from pvt_mm.reporting.detection import evaluate_detections
 
     return evaluate_detections
 

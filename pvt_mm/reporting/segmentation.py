@@ -14,11 +14,10 @@ from mmengine.dataset import BaseDataset
 from mmseg.evaluation import IoUMetric
 from mmseg.registry import TRANSFORMS
 
-from pvt_mm.runtime.config import walk
-from pvt_mm.runtime.errors import UserError
-
-from .confusion import Confusion
-from .evaluation import (
+from pvt_mm.config.loading import walk
+from pvt_mm.errors import UserError
+from pvt_mm.reporting.confusion import Confusion
+from pvt_mm.reporting.evaluation import (
     Evaluation,
     ImageScore,
     Table,
@@ -26,7 +25,7 @@ from .evaluation import (
     check_same_images,
     display_size,
 )
-from .predictions import read_label_maps
+from pvt_mm.reporting.predictions import read_label_maps
 
 __all__ = ["evaluate_label_maps"]
 

@@ -11,8 +11,8 @@ from pathlib import Path
 
 from mmengine.config import Config
 
-from pvt_mm.runtime.errors import UserError
-from pvt_mm.runtime.resuming.latest import POINTER
+from pvt_mm.errors import UserError
+from pvt_mm.training.resuming.latest import POINTER
 
 __all__ = ["WorkDir", "read_work_dir"]
 

@@ -21,10 +21,9 @@ from pvt_mm.backbones import ARCHS, PVT, PVTv2
 from pvt_mm.backbones.attention import LinearSpatialReductionAttention
 from pvt_mm.backbones.pvt import MIN_SIZE
 from pvt_mm.checkpoints import load_pretrained
-from pvt_mm.runtime.config import load_config
-from pvt_mm.runtime.errors import UserError, run_tool
-
-from .figures import save_figure
+from pvt_mm.config.loading import load_config
+from pvt_mm.errors import UserError, run_tool
+from pvt_mm.visualization.figures import save_figure
 
 __all__ = ["AttentionMaps", "attention_maps", "load_backbone", "main", "plot_attention"]
 

@@ -16,10 +16,10 @@ from mmengine.utils import track_iter_progress
 from mmengine.visualization import Visualizer
 from torch import Tensor
 
-from pvt_mm.runtime.config import OptionAction, is_classification, load_config
-from pvt_mm.runtime.data.data_checks import check_data
-from pvt_mm.runtime.data.demo_data import make_absent_demo_data
-from pvt_mm.runtime.errors import UserError, run_tool
+from pvt_mm.config.loading import OptionAction, is_classification, load_config
+from pvt_mm.data.data_checks import check_data
+from pvt_mm.data.demo.make_data import make_absent_demo_data
+from pvt_mm.errors import UserError, run_tool
 
 __all__ = ["browse_dataset", "main"]
 

@@ -13,10 +13,9 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pvt_mm.runtime.errors import UserError, run_tool
+from pvt_mm.errors import UserError, run_tool
+from pvt_mm.visualization.figures import COLOURS, save_figure
 from pvt_mm.wording import some
-
-from .figures import COLOURS, save_figure
 
 __all__ = ["Run", "main", "plot_runs", "read_run"]
 

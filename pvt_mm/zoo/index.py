@@ -9,10 +9,9 @@ from typing import Any
 
 import yaml
 
-from pvt_mm.backbones.archs import ARCHS
-
-from .families import FAMILIES, PAPERS
-from .recipes import BASELINES, RECIPES, Recipe
+from pvt_mm.archs import ARCHS
+from pvt_mm.config.families import FAMILIES, PAPERS
+from pvt_mm.config.recipes import BASELINES, RECIPES, Recipe
 
 __all__ = ["backbone_title", "index_files", "measured", "source"]
 
@@ -26,7 +25,7 @@ def measured() -> dict[str, Any]:
     """Parameters and operations of all backbones and recipes, as committed.
 
     Returns:
-        ``backbones`` as of :func:`pvt_mm.runtime.flops.arch_table`, and ``recipes``: by config
+        ``backbones`` as of :func:`pvt_mm.costs.flops.arch_table`, and ``recipes``: by config
         ``params`` and ``flops`` of one image of the family's shape.
     """
     return json.loads(files(__package__).joinpath("complexity.json").read_text())

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from pvt_mm.backbones.archs import ARCHS
-
-from .families import FAMILIES
-from .index import GPUS, backbone_title, measured
-from .recipes import RECIPES, Recipe
+from pvt_mm.archs import ARCHS
+from pvt_mm.config.families import FAMILIES
+from pvt_mm.config.recipes import RECIPES, Recipe
+from pvt_mm.zoo.index import GPUS, backbone_title, measured
 
 __all__ = ["models_table", "zoo_page"]
 

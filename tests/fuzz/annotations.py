@@ -24,9 +24,9 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
-from pvt_mm.datasets.checks import ERROR, Findings, check_coco
-from pvt_mm.runtime.data.data_checks import check_data
-from pvt_mm.runtime.errors import UserError
+from pvt_mm.data.checks import ERROR, Findings, check_coco
+from pvt_mm.data.data_checks import check_data
+from pvt_mm.errors import UserError
 
 # Numbers that are harmless, at an edge, or bad; most of them harmless, else hardly a file is left
 # that can be trained on.

@@ -25,9 +25,9 @@ from hypothesis import strategies as st
 
 from pvt_mm import PVT, PVTv2
 from pvt_mm.checkpoints import CheckpointError, map_classifier, map_state_dict, safe_load
-from pvt_mm.checkpoints.conversion import FAMILIES, convert_state_dict
 from pvt_mm.checkpoints.key_mapping import identify, unwrap
 from pvt_mm.checkpoints.pretrained import fill_pretrained
+from pvt_mm.conversion.conversion import FAMILIES, convert_state_dict
 
 TINY = {"embed_dims": (4, 4, 4, 4), "depths": (1, 1, 1, 1), "num_heads": (1, 1, 1, 1)}
 TINY |= {"mlp_ratios": (2, 2, 2, 2), "sr_ratios": (8, 4, 2, 1)}

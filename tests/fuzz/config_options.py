@@ -21,10 +21,10 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 
 from pvt_mm.checkpoints import CheckpointError
-from pvt_mm.datasets import DemoSpec, make_demo_data
-from pvt_mm.runtime.config import add_common_arguments, load_config, walk
-from pvt_mm.runtime.errors import UserError
-from pvt_mm.runtime.preflight import check_test, check_train
+from pvt_mm.config.loading import add_common_arguments, load_config, walk
+from pvt_mm.data.demo import DemoSpec, make_demo_data
+from pvt_mm.errors import UserError
+from pvt_mm.training.preflight import check_test, check_train
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 NAMES = ("retinanet_pvt_v2_b0_fpn_demo.py", "fpn_pvt_v2_b0_demo.py")

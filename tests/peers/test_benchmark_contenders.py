@@ -7,7 +7,7 @@ pytest.importorskip("timm")
 pytest.importorskip("transformers")
 
 from pvt_mm.checkpoints import map_state_dict  # noqa: E402
-from pvt_mm.runtime.benchmark.contenders import build_backbone  # noqa: E402
+from pvt_mm.costs.benchmark.contenders import build_backbone  # noqa: E402
 
 SHAPE = (96, 160)
 

@@ -30,10 +30,10 @@ from pvt_mm.classification import (  # noqa: E402
     DeiTAugment,
     PVTClassifier,
 )
+from pvt_mm.classification.tool import load_classifier  # noqa: E402
 from pvt_mm.classification.transforms import to_pixels  # noqa: E402
-from pvt_mm.runtime import test as test_tool  # noqa: E402
-from pvt_mm.runtime import train  # noqa: E402
-from pvt_mm.runtime.classify import load_classifier  # noqa: E402
+from pvt_mm.training import test as test_tool  # noqa: E402
+from pvt_mm.training import train  # noqa: E402
 
 ROOT = Path(__file__).parents[2]
 

@@ -12,11 +12,11 @@ if "triton" in sys.modules and os.environ.get("TRITON_INTERPRET") != "1":
     raise RuntimeError("Triton is imported already: run this file by itself")
 os.environ["TRITON_INTERPRET"] = "1"
 
-from pvt_mm.kernels import dwconv_gelu, launch
-from pvt_mm.kernels.ops import dwconv_gelu_backward_op, dwconv_gelu_op
+from pvt_mm.kernels.gpu import dwconv_gelu, launch
+from pvt_mm.kernels.gpu.ops import dwconv_gelu_backward_op, dwconv_gelu_op
 
 # By its name: the package's attribute of that name is the function.
-MODULE = import_module("pvt_mm.kernels.dwconv_gelu")
+MODULE = import_module("pvt_mm.kernels.gpu.dwconv_gelu")
 SHAPES = [  # B, H, W, E: single tokens and rows, odd sides, several strips and channel blocks
     (1, 1, 1, 3),
     (2, 1, 7, 8),

@@ -33,9 +33,9 @@ import torch  # noqa: E402
 from mmengine.hooks import Hook  # noqa: E402
 from mmengine.registry import HOOKS  # noqa: E402
 
-from pvt_mm.datasets import DemoSpec, make_demo_data  # noqa: E402
-from pvt_mm.runtime.errors import run_tool  # noqa: E402
-from pvt_mm.runtime.train import run_train  # noqa: E402
+from pvt_mm.data.demo import DemoSpec, make_demo_data  # noqa: E402
+from pvt_mm.errors import run_tool  # noqa: E402
+from pvt_mm.training.train import run_train  # noqa: E402
 
 # And which occurrence in a run, at most, is the one to be hit.
 PHASES = {"start": 1, "step": 16, "write": 6, "rename": 4, "note": 3, "validate": 2}

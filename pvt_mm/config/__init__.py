@@ -1,0 +1,1 @@
+"""Configs: read with the command line's changes and checked, and the recipes they are made of."""

@@ -1,0 +1,128 @@
+"""Results as JSON and as tables that are made from it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from pvt_mm.costs.benchmark.statistics import ratio_of_medians, summarise
+from pvt_mm.files import replacing
+
+__all__ = ["SCHEMA", "as_table", "case_rows", "machine_lines", "result_entry", "write_json"]
+
+SCHEMA = 1
+COLUMNS = ("contender", "median", "min", "quartiles", "images/s", "x time", "memory", "x memory")
+
+
+def result_entry(
+    seconds: Sequence[float] | None = None,
+    calls: int = 0,
+    memory: Sequence[int] | None = None,
+    detail: str = "",
+    error: str = "",
+) -> dict[str, Any]:
+    """What JSON holds of one contender in one case.
+
+    Args:
+        seconds: Seconds of one step, one value a round.
+        calls: Steps that one value is the mean of.
+        memory: Peak bytes, one value a process.
+        detail: What a reader should know of how it ran.
+        error: Why there is no figure, or not all.
+    """
+    return {
+        "seconds": [float(f"{value:.6g}") for value in seconds or ()],
+        "calls": calls,
+        "memory_bytes": list(memory or ()),
+        "detail": detail,
+        "error": error,
+    }
+
+
+def case_rows(result: dict[str, Any], ours: str = "pvt_mm") -> list[list[str]]:
+    """The table of one case: a row for each contender, with ratios to ``ours``.
+
+    Args:
+        result: ``{"case": ..., "contenders": {name: entry}}``.
+        ours: What the others are compared with.
+    """
+    batch = result["case"].get("batch", 1)
+    entries = result["contenders"]
+    reference = entries.get(ours, result_entry())
+    rows = []
+    for name, entry in entries.items():
+        row = [name + (f" ({entry['detail']})" if entry["detail"] else "")]
+        if entry["seconds"]:
+            time = summarise(entry["seconds"])
+            row += [
+                _seconds(time.median),
+                _seconds(time.minimum),
+                f"{_seconds(time.q1)} to {_seconds(time.q3)}",
+                f"{batch / time.median:.3g}",
+            ]
+        else:
+            row += [entry["error"] or "not timed", "", "", ""]
+        row.append(_time_ratio(entry, reference) if name != ours else "")
+        row.append(_megabytes(entry))
+        row.append(_memory_ratio(entry, reference) if name != ours else "")
+        rows.append(row)
+    return rows
+
+
+def _time_ratio(entry: dict[str, Any], reference: dict[str, Any]) -> str:
+    if not entry["seconds"] or len(entry["seconds"]) != len(reference["seconds"]):
+        return ""
+    ratio = ratio_of_medians(entry["seconds"], reference["seconds"])
+    return f"{ratio.value:.2f} ({ratio.q1:.2f} to {ratio.q3:.2f})"
+
+
+def _memory_ratio(entry: dict[str, Any], reference: dict[str, Any]) -> str:
+    """Our share of their memory, as the goals are stated."""
+    if not entry["memory_bytes"] or not reference["memory_bytes"]:
+        return ""
+    theirs, ours = summarise(entry["memory_bytes"]), summarise(reference["memory_bytes"])
+    return f"{ours.median / theirs.median:.2f}"
+
+
+def _seconds(value: float) -> str:
+    return f"{value:.3g} s" if value >= 1 else f"{value * 1e3:.3g} ms"
+
+
+def _megabytes(entry: dict[str, Any]) -> str:
+    if not entry["memory_bytes"]:
+        return ""
+    return f"{summarise(entry['memory_bytes']).median / 1e6:.0f} MB"
+
+
+def as_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """A Markdown table whose columns line up in a terminal too; empty columns are left out."""
+    kept = [i for i in range(len(header)) if any(row[i] for row in rows)] or [0]
+    cells = [[header[i] for i in kept]] + [[str(row[i]) for i in kept] for row in rows]
+    widths = [max(len(row[i]) for row in cells) for i in range(len(kept))]
+    lines = [
+        "| " + " | ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)) + " |"
+        for row in cells
+    ]
+    lines.insert(1, "| " + " | ".join("-" * max(width, 3) for width in widths) + " |")
+    return "\n".join(lines)
+
+
+def machine_lines(machine: dict[str, Any]) -> str:
+    """One paragraph on where the figures come from."""
+    versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
+    place = machine.get("gpu") or machine["processor"]
+    return (
+        f"{place}, {machine['cores']} cores, {machine['threads']} threads, "
+        f"load {machine['load']} at the start; {versions}."
+    )
+
+
+def write_json(path: str | os.PathLike, content: dict[str, Any]) -> None:
+    """Write a report whole or not at all."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(content, indent=1) + "\n")

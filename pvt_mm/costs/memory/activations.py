@@ -1,0 +1,158 @@
+"""What a training step keeps for its backward pass, counted on tensors without memory."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from mmengine.config import Config
+from mmengine.model import revert_sync_batchnorm
+from mmengine.registry import MODELS, DefaultScope
+from torch import Tensor, nn
+
+from pvt_mm.backbones.block import Block
+from pvt_mm.costs.memory.modes import GPUOperators, SoftmaxInputs
+
+__all__ = ["Activations", "build_on_meta", "count_activations"]
+
+
+@dataclass(frozen=True)
+class Activations:
+    """Bytes that autograd keeps of a forward pass; parameters are not among them.
+
+    Attributes:
+        kept: All of them.
+        blocks: For each transformer block, what it keeps inside.
+        block_inputs: What comes into all these blocks.
+        softmax_inputs: What torch before 1.11 kept besides.
+    """
+
+    kept: int
+    blocks: tuple[int, ...]
+    block_inputs: int
+    softmax_inputs: int
+
+    @property
+    def recomputed(self) -> int:
+        """What is kept at most if the blocks are computed anew in the backward pass."""
+        inside = sum(self.blocks) - max(self.blocks, default=0)
+        return self.kept - inside + self.block_inputs
+
+
+def build_on_meta(cfg: Config) -> nn.Module:
+    """Build a config's model without memory for its parameters, in training mode."""
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
+        model_cfg = copy.deepcopy(cfg.model)
+        if "data_preprocessor" in model_cfg:
+            model_cfg.data_preprocessor = None
+        model = MODELS.build(model_cfg)
+    return revert_sync_batchnorm(model).to("meta").train()
+
+
+def count_activations(
+    model: nn.Module, shape: tuple[int, int], batch: int, amp: bool = False
+) -> Activations:
+    """Run a model forward on meta tensors, as far as its losses, and add up what is kept.
+
+    Args:
+        model: What :func:`build_on_meta` returned.
+        shape: Height and width of the images in pixels.
+        batch: Images.
+        amp: Whether to count mixed precision.
+    """
+    own = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
+    kept: dict[int, Tensor] = {}
+    owner: dict[int, int | None] = {}
+    inputs: list[int] = []
+    current: list[int | None] = [None]
+
+    def keep(tensor: Tensor) -> Tensor:
+        storage = tensor.untyped_storage()._cdata
+        if storage not in own and storage not in kept:
+            kept[storage], owner[storage] = tensor, current[0]
+        return tensor
+
+    def enter(module: nn.Module, args: tuple) -> None:
+        inputs.append(args[0].nbytes)
+        current[0] = len(inputs) - 1
+
+    def leave(*_: Any) -> None:
+        current[0] = None
+
+    images = torch.zeros(batch, 3, *shape, device="meta")
+    with (
+        _hooks_on_blocks(model, enter, leave),
+        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        GPUOperators(amp),
+        SoftmaxInputs() as softmax,
+    ):
+        outputs = _forward(model, images)
+    sizes = {storage: tensor.untyped_storage().nbytes() for storage, tensor in kept.items()}
+    blocks = [0] * len(inputs)
+    for storage, block in owner.items():
+        if block is not None:
+            blocks[block] += sizes[storage]
+    del outputs
+    return Activations(sum(sizes.values()), tuple(blocks), sum(inputs), softmax.total)
+
+
+@contextmanager
+def _hooks_on_blocks(model: nn.Module, enter: Any, leave: Any) -> Iterator[None]:
+    handles = []
+    for module in model.modules():
+        if isinstance(module, Block):
+            handles.append(module.register_forward_pre_hook(enter))
+            handles.append(module.register_forward_hook(leave))
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _forward(model: nn.Module, images: Tensor) -> list[Any]:
+    """Run backbone, neck and heads; regions are as many as are sampled in training.
+
+    The heads of DETR and Sparse R-CNN, which are small, want real boxes and are left out.
+    """
+    if hasattr(model, "head"):  # a classifier
+        return [model(images)]
+    maps = model.backbone(images)
+    if getattr(model, "neck", None) is not None:
+        maps = model.neck(maps)
+    if hasattr(model, "decode_head"):
+        logits = F.interpolate(model.decode_head(maps), images.shape[2:], mode="bilinear")
+        labels = torch.zeros(len(images), *images.shape[2:], dtype=torch.long, device="meta")
+        return [F.cross_entropy(logits, labels, reduction="none")]
+    outputs = [maps]
+    dense = getattr(model, "bbox_head", None) or getattr(model, "rpn_head", None)
+    if hasattr(dense, "forward_single"):
+        outputs.append(dense(maps))
+        if hasattr(model, "roi_head"):
+            outputs += _regions(model.roi_head, maps[0].shape[1], len(images))
+    return outputs
+
+
+def _regions(head: nn.Module, channels: int, batch: int) -> list[Any]:
+    outputs = []
+    cfgs = head.train_cfg if isinstance(head.train_cfg, (list, tuple)) else [head.train_cfg]
+    boxes = _as_list(head.bbox_head)
+    masks = _as_list(head.mask_head) if head.with_mask else [None] * len(boxes)
+    for cfg, box, mask in zip(cfgs, boxes, masks, strict=True):
+        number = batch * cfg.sampler.num
+        side = box.roi_feat_size[0]
+        outputs.append(box(torch.zeros(number, channels, side, side, device="meta")))
+        if mask is not None:
+            positive = int(number * cfg.sampler.pos_fraction)
+            side = mask.roi_feat_size[0]
+            outputs.append(mask(torch.zeros(positive, channels, side, side, device="meta")))
+    return outputs
+
+
+def _as_list(heads: nn.Module) -> list[nn.Module]:
+    return list(heads) if isinstance(heads, nn.ModuleList) else [heads]

@@ -1,0 +1,224 @@
+"""Checking whole data sets, from the command line and from Python."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from pvt_mm.config.loading import OptionAction, load_config
+from pvt_mm.data.checks import ERROR, KINDS, WARNING, Finding, Findings
+from pvt_mm.data.data_checks import check_files
+from pvt_mm.data.dataset_sources import Source, sources
+from pvt_mm.data.image_checks import ImageTask, check_images
+from pvt_mm.errors import UserError, run_tool
+from pvt_mm.wording import some
+
+__all__ = ["Report", "check_dataset", "main"]
+
+SPLITS = ("train", "val", "test")
+PROBLEMS_CODE = 1
+# Of each kind, on the screen.
+SHOWN = 5
+
+
+@dataclass
+class Report:
+    """What was found in one data set.
+
+    Args:
+        names: Its places in the config, more than one if splits share it.
+        source: Its annotation file, or its folder of images.
+        facts: What it holds, in words.
+        findings: What is wrong with it.
+    """
+
+    names: list[str]
+    source: str
+    facts: str = ""
+    findings: Findings = field(default_factory=Findings)
+
+
+def check_dataset(
+    config: str | os.PathLike,
+    *,
+    splits: Sequence[str] = SPLITS,
+    limit: int | None = None,
+    workers: int | None = None,
+    cfg_options: Mapping[str, Any] | None = None,
+) -> list[Report]:
+    """Check every annotation and every image of a config's data sets.
+
+    Args:
+        config: The config file.
+        splits: Of 'train', 'val' and 'test'; one that the config lacks is left out.
+        limit: How many images of each data set to read, evenly spread; all unless given.
+        workers: Processes that read images; 0 reads them here. By default one per CPU, at most 8.
+        cfg_options: Changes of the config, by dotted key.
+
+    Returns:
+        A report for each data set.
+
+    Raises:
+        UserError: If a folder or an annotation file is missing, or the config has no data set that
+            can be checked.
+    """
+    cfg = load_config(config, cfg_options)
+    if workers is None:
+        workers = min(8, len(os.sched_getaffinity(0)))
+    found = [source for split in splits for source in sources(cfg, split)]
+    if not found:
+        raise UserError(
+            f"{config}: no data set of {', '.join(splits)} is on this disk and of a known kind"
+        )
+    for source in found:
+        check_files(source)
+    reports: dict[str, Report] = {}
+    for source in found:
+        # Validation and test mostly share a data set.
+        key = repr((source.config, source.dataset.test_mode))
+        if key in reports:
+            reports[key].names.append(source.where)
+        else:
+            reports[key] = _check(source, limit, workers)
+    return list(reports.values())
+
+
+def _check(source: Source, limit: int | None, workers: int) -> Report:
+    dataset = source.dataset
+    folder = dataset.data_prefix.get("img_path") or dataset.data_prefix.get("img")
+    report = Report([source.where], str(dataset.ann_file or folder or dataset.data_root))
+    if source.reads_coco:
+        tasks = _check_annotations(source, report)
+    else:
+        tasks = [
+            ImageTask(info["img_path"], label_map=info.get("seg_map_path"))
+            for info in dataset.load_data_list()
+            if "img_path" in info
+        ]
+        report.facts = f"{len(tasks)} images"
+        if not tasks:
+            report.findings.add(Finding("no-images", "holds no images", report.source))
+    if limit is not None and limit < len(tasks):
+        tasks = [tasks[index * len(tasks) // limit] for index in range(limit)]
+        report.facts += f", {limit} of them read"
+    check_images(tasks, source.image_reader(), source.label_reader(), workers, report.findings)
+    return report
+
+
+def _check_annotations(source: Source, report: Report) -> list[ImageTask]:
+    path = Path(source.dataset.ann_file)
+    print(f"{source.where}: reading {path} ({path.stat().st_size / 2**20:.1f} MiB)", flush=True)
+    content = source.check_annotations(report.findings)
+    absent = [name for name in source.classes if name not in content.names]
+    empty = len(content.images) - len(content.annotated)
+    report.facts = (
+        f"{len(content.images)} images ({empty} without annotations), "
+        f"{content.annotations} annotations ({content.crowds} crowds), "
+        f"{len(content.names)} categories"
+    )
+    if absent:
+        report.facts += f"; classes without a category: {some(absent)}"
+    folder = source.dataset.data_prefix.get("img", "")
+    return [
+        ImageTask(os.path.join(folder, image.file_name), (image.width, image.height), image.id)
+        for image in content.images.values()
+    ]
+
+
+def _render(report: Report) -> str:
+    findings = report.findings
+    lines = ["", f"{', '.join(report.names)}: {report.source}", f"  {report.facts}"]
+    for level, kind, count, examples in findings.groups():
+        lines.append(f"  {level} {kind} ({count}): expected {KINDS[kind].expected}")
+        lines += [f"    {finding}" for finding in examples[:SHOWN]]
+        if count > SHOWN:
+            lines.append(f"    ... and {count - SHOWN} more")
+        label = "to mend" if KINDS[kind].level == ERROR else "treated as"
+        lines.append(f"    {label}: {KINDS[kind].advice}")
+    return "\n".join(lines)
+
+
+def _write_json(path: str, reports: Sequence[Report]) -> None:
+    content = [
+        {
+            "data sets": report.names,
+            "source": report.source,
+            "facts": report.facts,
+            "findings": report.findings.as_dict(),
+        }
+        for report in reports
+    ]
+    try:
+        Path(path).write_text(json.dumps(content, indent=1, default=str) + "\n")
+    except OSError as error:
+        raise UserError(f"--json {path} cannot be written ({error.strerror})") from error
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``tools/check_dataset.py``.
+
+    Args:
+        argv: The command line without the program's name; ``sys.argv``'s by default.
+
+    Returns:
+        The exit code: 0 without errors in the data, 1 with some, 2 for a mistake that stderr
+        names in one line.
+    """
+    parser = ArgumentParser(
+        prog="check_dataset.py",
+        description="Read all annotations and images of a config's data sets and name what is "
+        "wrong. Exit code: 0 no errors (warnings may be), 1 errors in the data, 2 a mistake in "
+        "the call.",
+    )
+    parser.add_argument("config", help="config file")
+    parser.add_argument(
+        "--split", nargs="+", choices=SPLITS, default=SPLITS, help="which to check; all by default"
+    )
+    parser.add_argument(
+        "--limit",
+        type=int,
+        metavar="N",
+        help="read N images of each data set, evenly spread; 0 checks annotations alone",
+    )
+    parser.add_argument(
+        "--workers",
+        type=int,
+        metavar="N",
+        help="processes that read images; default: CPUs, up to 8",
+    )
+    parser.add_argument("--json", metavar="FILE", help="write the report as JSON, too")
+    parser.add_argument("--cfg-options", nargs="+", action=OptionAction, metavar="KEY=VALUE")
+    args = parser.parse_args(argv)
+    for name in ("limit", "workers"):
+        if (getattr(args, name) or 0) < 0:
+            parser.error(f"--{name} must be at least 0")
+    reports: list[Report] = []
+    return run_tool(partial(_run, args, reports)) or _exit_code(reports)
+
+
+def _run(args: Any, reports: list[Report]) -> None:
+    reports += check_dataset(
+        args.config,
+        splits=args.split,
+        limit=args.limit,
+        workers=args.workers,
+        cfg_options=args.cfg_options,
+    )
+    for report in reports:
+        print(_render(report))
+    counts = {level: sum(r.findings.count(level) for r in reports) for level in (ERROR, WARNING)}
+    print(f"\n{len(reports)} data sets: {counts[ERROR]} errors, {counts[WARNING]} warnings")
+    sys.stdout.flush()
+    if args.json:
+        _write_json(args.json, reports)
+
+
+def _exit_code(reports: Sequence[Report]) -> int:
+    return PROBLEMS_CODE if any(report.findings.count(ERROR) for report in reports) else 0

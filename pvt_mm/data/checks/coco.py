@@ -1,0 +1,213 @@
+"""Checks of a whole annotation file in COCO format, in one pass and in bounded memory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from pvt_mm.data.checks.annotations import (
+    check_annotation,
+    check_category,
+    check_image_entry,
+    is_id,
+)
+from pvt_mm.data.checks.findings import Finding, Findings, quote
+from pvt_mm.data.checks.json_items import JsonItems
+
+__all__ = ["CocoFile", "ImageEntry", "check_coco"]
+
+LISTS = ("images", "annotations", "categories")
+
+
+class ImageEntry(NamedTuple):
+    """What is kept of an item of ``images``."""
+
+    id: int
+    file_name: str
+    width: int
+    height: int
+
+
+@dataclass
+class CocoFile:
+    """What an annotation file holds.
+
+    Args:
+        images: By id; those with faulty entries are missing.
+        names: Of the categories, in the order of the file.
+        annotations: How many there are.
+        crowds: How many of them are groups of objects.
+        annotated: Ids of the images that have annotations.
+    """
+
+    images: dict[int, ImageEntry] = field(default_factory=dict)
+    names: list[Any] = field(default_factory=list)
+    annotations: int = 0
+    crowds: int = 0
+    annotated: set[int] = field(default_factory=set)
+
+
+def check_coco(
+    path: Path,
+    findings: Findings,
+    classes: Sequence[str] = (),
+    *,
+    masks: bool = False,
+    evaluation: bool = False,
+    objects: bool = True,
+) -> CocoFile:
+    """Check a file; what is wrong goes to ``findings``.
+
+    Args:
+        path: The annotation file.
+        findings: Where faults are added.
+        classes: Of the data set, in the order of the labels.
+        masks: Whether the model is trained on masks.
+        evaluation: Whether the data set is evaluated on, not trained on.
+        objects: Whether to check annotations as those of boxes and masks.
+
+    Returns:
+        What the file holds, as far as it could be read.
+    """
+    check = _Check(path, findings, masks, evaluation, objects)
+    try:
+        check.read(JsonItems(path))
+    except OSError as error:
+        check.add("json", f"cannot be read ({error.strerror or error})")
+    except (ValueError, RecursionError) as error:
+        check.add("json", f"is not valid JSON in UTF-8 ({quote(str(error))[1:-1]})")
+    else:
+        check.finish(tuple(classes))
+    return check.content
+
+
+class _Check:
+    def __init__(self, path, findings, masks, evaluation, objects) -> None:
+        self.path, self.findings = path, findings
+        self.masks, self.evaluation, self.objects = masks, evaluation, objects
+        self.content = CocoFile()
+        self.lists: set[str] = set()
+        self.categories: dict[int, str] = {}
+        # Ids of categories that annotations have: how often, and the first annotation.
+        self.used: dict[Any, list] = {}
+        self.annotation_ids: set[int] = set()
+        self.file_names: set[str] = set()
+
+    def add(self, kind: str, found: str, image_id=None, annotation_id=None, level="") -> None:
+        self.findings.add(Finding(kind, found, str(self.path), image_id, annotation_id, level))
+
+    def read(self, items: JsonItems) -> None:
+        if not items.is_object():
+            items.skip()  # valid at all?
+            self.add("json-format", "the top level is not an object")
+            return
+        later = None
+        for key, is_array in items.keys():  # noqa: SIM118
+            if key in self.lists:
+                self.add("json-format", f"{key!r} is there twice")
+            if not is_array:
+                continue
+            read = getattr(self, f"_read_{key}") if key in LISTS else None
+            if key == "annotations" and "images" not in self.lists:
+                later, read = items.tell(), None  # needs the images' sizes
+            if key in LISTS:
+                self.lists.add(key)
+            for item in items.items():
+                if read is not None:
+                    read(item)
+        for key in LISTS:
+            if key not in self.lists:
+                self.add("json-format", f"has no list {key!r}")
+        if later is not None and "images" in self.lists:
+            items.seek(later)
+            for item in items.items():
+                self._read_annotations(item)
+
+    def _read_images(self, entry: Any) -> None:
+        faults = list(check_image_entry(entry))
+        image_id = entry.get("id") if type(entry) is dict else None
+        for kind, found in faults:
+            self.add(kind, found, image_id)
+        if faults:
+            return
+        image = ImageEntry(image_id, entry["file_name"], int(entry["width"]), int(entry["height"]))
+        if image.id in self.content.images:
+            first = self.content.images[image.id].file_name
+            self.add("image-id-twice", f"{first} and {image.file_name}", image.id)
+            return
+        if image.file_name in self.file_names:
+            self.add("image-file-twice", f"{image.file_name} has another entry", image.id)
+        self.file_names.add(image.file_name)
+        self.content.images[image.id] = image
+
+    def _read_categories(self, entry: Any) -> None:
+        faults = list(check_category(entry))
+        for kind, found in faults:
+            self.add(kind, found)
+        if faults:
+            return
+        number, name = entry["id"], entry["name"]
+        if number in self.categories:
+            self.add("category-twice", f"id {number}: {self.categories[number]!r} and {name!r}")
+        elif name in self.content.names:
+            self.add("category-twice", f"name {name!r} has another id than {number}")
+        self.categories.setdefault(number, name)
+        self.content.names.append(name)
+
+    def _read_annotations(self, entry: Any) -> None:
+        self.content.annotations += 1
+        if type(entry) is not dict:
+            self.add("annotation-entry", f"an entry is {quote(entry)}")
+            return
+        number, image_id = entry.get("id"), entry.get("image_id")
+        category = entry.get("category_id")
+        for name, value in (("id", number), ("image_id", image_id), ("category_id", category)):
+            if not is_id(value):
+                found = f"{name} is {quote(value)}" if name in entry else f"no {name}"
+                self.add("annotation-entry", found, image_id, number)
+                return
+        if number in self.annotation_ids:
+            self.add("annotation-id-twice", "its id has occurred before", image_id, number)
+        elif number == 0 and self.evaluation:
+            self.add("annotation-id-zero", "id 0", image_id, number)
+        self.annotation_ids.add(number)
+        if category in self.used:
+            self.used[category][0] += 1
+        else:
+            self.used[category] = [1, number, image_id]
+        image = self.content.images.get(image_id)
+        if image is None:
+            self.add("unknown-image", f"there is no image {image_id}", image_id, number)
+            return
+        self.content.annotated.add(image_id)
+        self.content.crowds += entry.get("iscrowd") == 1
+        if self.objects:
+            size = image.width, image.height
+            for kind, found, level in check_annotation(entry, *size, self.masks, self.evaluation):
+                self.add(kind, f"{found}; image {image.file_name}", image_id, number, level)
+
+    def finish(self, classes: tuple[str, ...]) -> None:
+        if not self.lists.issuperset(LISTS):
+            return
+        if not self.content.images and not self.findings.counts["error", "image-entry"]:
+            self.add("no-images", "lists no images")
+        elif not self.content.annotations and not self.evaluation:
+            self.add("no-annotations", "lists no annotations")
+        for category, (count, number, image_id) in self.used.items():
+            if category not in self.categories:
+                found = f"there is no category {category}, which {count} annotations have"
+                self.add("unknown-category", found, image_id, number)
+        self._check_order(classes)
+
+    def _check_order(self, classes: tuple[str, ...]) -> None:
+        # As mmdet does it: the label is the category's place among those of the file that are
+        # classes, whatever the order of the classes.
+        labels = [number for number, name in self.categories.items() if name in classes]
+        for label, number in enumerate(labels):
+            name = self.categories[number]
+            meant = classes[label] if label < len(classes) else "no class"
+            if name != meant and number in self.used:
+                found = f"category {name!r} (id {number}) gets label {label}, which is {meant!r}"
+                self.add("category-order", found)

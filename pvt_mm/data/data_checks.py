@@ -1,0 +1,209 @@
+"""Checks of the data sets that a run is going to use, before it starts."""
+
+import os
+from collections.abc import Iterable
+from itertools import islice
+from pathlib import Path
+
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+
+from pvt_mm.config.loading import log, walk
+from pvt_mm.data.checks import (
+    ERROR,
+    PER_SAMPLE,
+    WARNING,
+    CocoFile,
+    Findings,
+)
+from pvt_mm.data.dataset_sources import Source, sources
+from pvt_mm.data.image_checks import ImageTask, find_faults
+from pvt_mm.errors import UserError, some
+
+__all__ = ["check_data", "check_files"]
+
+# How many of a data set's images are read.
+SAMPLES = 8
+ADVICE = "`python tools/check_dataset.py CONFIG` names all"
+# Variable, default and layout of the data roots in our configs.
+ROOTS = (
+    (
+        "COCO_ROOT",
+        "data/coco",
+        "expected annotations/instances_{train,val}2017.json, train2017/ and val2017/ in it",
+    ),
+    (
+        "ADE20K_ROOT",
+        "data/ade/ADEChallengeData2016",
+        "expected images/{training,validation}/ and annotations/{training,validation}/ in it",
+    ),
+    (
+        "IMAGENET_ROOT",
+        "data/imagenet",
+        "expected train/CLASS/ and val/CLASS/ with images in it, one folder per class",
+    ),
+    ("DEMO_ROOT", "data/demo", "`python tools/make_demo_data.py` makes it"),
+)
+# Heads that count something else than the data set's classes.
+OTHER_HEADS = ("rpn_head", "semantic_head", "panoptic_head", "panoptic_fusion_head")
+
+
+def check_data(cfg: Config, splits: tuple[str, ...], read_annotations: bool = True) -> None:
+    """Check files and class counts of the data sets of some splits.
+
+    Args:
+        cfg: The whole config.
+        splits: Those that the run uses, of 'train', 'val' and 'test'.
+        read_annotations: Whether to read annotation files too, not only look whether they exist.
+
+    Raises:
+        UserError: If files are missing, annotations can't be read or don't fit the classes, or
+            a head's ``num_classes`` is not the number of classes.
+    """
+    spared = cfg.get("skip_bad_images") or 0
+    for split in splits:
+        for source in sources(cfg, split):
+            check_files(source)
+            if read_annotations:
+                _check_contents(source, spared if split == "train" else 0)
+            _check_heads(cfg, source.where, source.dataset)
+            # A data set may know more about itself, as a classifier's does.
+            find_problem = getattr(source.dataset, "find_problem", None)
+            if find_problem and (problem := find_problem(cfg.model)):
+                raise UserError(f"{source.where}: {problem}")
+        _check_evaluator(cfg, split)
+
+
+def check_files(source: Source) -> None:
+    """Check that a data set's folders and its annotation file are there.
+
+    Raises:
+        UserError: If one is missing.
+    """
+    dataset = source.dataset
+    hint = _root_hint(str(dataset.data_root or ""))
+    for name, folder in dataset.data_prefix.items():
+        if folder and not Path(folder).is_dir():
+            raise UserError(f"{source.where}: folder {folder} ({name}) not found; {hint}")
+    if dataset.ann_file and not Path(dataset.ann_file).exists():
+        raise UserError(f"{source.where}: annotation file {dataset.ann_file} not found; {hint}")
+
+
+def _check_contents(source: Source, spared: int) -> None:
+    """Check annotations, and a few images.
+
+    Args:
+        source: The data set.
+        spared: How many bad images the run may leave out.
+    """
+    dataset = source.dataset
+    if source.reads_coco:
+        _check_coco(source, spared)
+    elif not dataset.ann_file or Path(dataset.ann_file).is_dir():
+        _check_folders(source, spared)
+
+
+def _root_hint(data_root: str) -> str:
+    for variable, default, layout in ROOTS:
+        root = os.environ.get(variable, default)
+        if data_root and os.path.normpath(data_root) == os.path.normpath(root):
+            hint = f"the data root is {data_root} (set {variable} to change it), {layout}"
+            if variable != "DEMO_ROOT":
+                hint += "; tools/make_demo_data.py makes a small one for the *_demo.py configs"
+            return hint
+    return f"the data root is {data_root or 'not set'}, set by data_root in the config"
+
+
+def _check_folders(source: Source, spared: int) -> None:
+    """Check the folders of a segmentation data set: images, and a label map for each."""
+    dataset, where = source.dataset, source.where
+    images = dataset.data_prefix.get("img_path")
+    labels = dataset.data_prefix.get("seg_map_path")
+    suffix = getattr(dataset, "img_suffix", None)
+    if not images or suffix is None:
+        return
+    found = list(islice(Path(images).rglob(f"*{suffix}"), SAMPLES))
+    if not found:
+        hint = _root_hint(str(dataset.data_root or ""))
+        raise UserError(f"{where}: no *{suffix} in {images}; {hint}")
+    findings = Findings()
+    reader, label_reader = source.image_reader(), source.label_reader() if labels else None
+    for image in found:
+        task = ImageTask(str(image))
+        if label_reader is not None:
+            name = str(image.relative_to(images)).removesuffix(suffix) + dataset.seg_map_suffix
+            if not (Path(labels) / name).is_file():
+                raise UserError(f"{where}: {image} has no label map {Path(labels) / name}")
+            task = ImageTask(str(image), label_map=str(Path(labels) / name))
+        findings.extend(find_faults(task, reader, label_reader))
+    _refuse(where, findings, spared)
+
+
+def _check_coco(source: Source, spared: int) -> None:
+    where, dataset = source.where, source.dataset
+    path = Path(dataset.ann_file)
+    findings = Findings()
+    content = source.check_annotations(findings)
+    _refuse(where, findings, spared)
+    _check_names(where, source.classes, path, content)
+    images = list(content.images.values())
+    findings, reader = Findings(), source.image_reader()
+    for image in images[:: max(1, len(images) // SAMPLES)][:SAMPLES]:
+        file = Path(dataset.data_prefix.get("img", ""), image.file_name)
+        if not file.is_file():
+            raise UserError(f"{where}: image {file}, listed in {path}, not found")
+        task = ImageTask(str(file), (image.width, image.height), image.id)
+        findings.extend(find_faults(task, reader, None))
+    _refuse(where, findings, spared)
+
+
+def _refuse(where: str, findings: Findings, spared: int) -> None:
+    """Stop at errors, unless the run may leave out as many; log warnings in one line.
+
+    Raises:
+        UserError: Naming the first error.
+    """
+    # Whether any image is left, the data set itself knows once it is filtered.
+    errors = findings.count(ERROR) - findings.counts[ERROR, "no-annotations"]
+    of_samples = sum(findings.counts[ERROR, kind] for kind in PER_SAMPLE)
+    if errors > min(of_samples, spared):
+        first = findings.first_error
+        others = f"; {errors} errors in all" if errors > 1 else ""
+        raise UserError(f"{where}: {first}; expected {first.expected}{others}; {ADVICE}")
+    if noted := errors + findings.count(WARNING):
+        log(f"{where}: {noted} entries or files are not as they should be; {ADVICE}")
+
+
+def _check_names(where: str, classes: Iterable[str], path: Path, content: CocoFile) -> None:
+    absent = [name for name in classes if name not in content.names]
+    if classes and len(absent) == len(classes):
+        raise UserError(
+            f"{where}: none of the data set's classes ({some(classes)}) is a category of {path} "
+            f"({some(content.names)}); set metainfo.classes of the data set"
+        )
+    if absent:
+        log(f"{where}: {len(absent)} classes have no category in {path}: {some(absent)}")
+
+
+def _check_evaluator(cfg: Config, split: str) -> None:
+    for where, node in walk(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"):
+        path = node.get("ann_file")
+        if isinstance(path, str) and "://" not in path and not Path(path).exists():
+            raise UserError(f"{where}: annotation file {path} not found")
+
+
+def _check_heads(cfg: Config, where: str, dataset: BaseDataset) -> None:
+    classes = dataset.metainfo.get("classes")
+    if not classes:
+        return
+    for path, node in walk(cfg.model, "model"):
+        names = [part.split("[")[0] for part in path.split(".")]
+        # An own count is a plain number of the head itself, not of its loss.
+        if not names[-1].endswith("_head") or names[-1] in OTHER_HEADS:
+            continue
+        count = node.get("num_classes")
+        if isinstance(count, int) and count != len(classes):
+            raise UserError(
+                f"{path}.num_classes is {count}, but {where} has {len(classes)} classes "
+                f"({some(classes)}); make them agree"
+            )

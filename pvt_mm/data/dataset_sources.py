@@ -1,0 +1,161 @@
+"""The real data sets of a config, found inside wrappers, and how their pipelines read files."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from numbers import Real
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+from mmengine.dataset import BaseDataset
+from mmengine.registry import DATASETS
+
+from pvt_mm.config.kinds import dataset_configs
+from pvt_mm.config.loading import walk
+from pvt_mm.data.checks import CocoFile, Findings, ImageReader, LabelReader, check_coco
+from pvt_mm.errors import UserError
+from pvt_mm.wording import one_line
+
+__all__ = ["Source", "sources"]
+
+
+@dataclass
+class Source:
+    """A data set of a split.
+
+    Args:
+        where: Its place in the config, for messages.
+        config: Its config.
+        dataset: The data set; it has its paths and classes, but has read no annotations.
+    """
+
+    where: str
+    config: Mapping
+    dataset: BaseDataset
+
+    @property
+    def reads_coco(self) -> bool:
+        """Whether its annotations are a JSON file of images, annotations and categories."""
+        return str(self.dataset.ann_file).endswith(".json") and hasattr(self.dataset, "COCOAPI")
+
+    @property
+    def is_coco(self) -> bool:
+        """Whether mmdet's CocoDataset reads them, and not a relative with other rules."""
+        return type(self.dataset).load_data_list.__qualname__ == "CocoDataset.load_data_list"
+
+    @property
+    def masks(self) -> bool:
+        """Whether the pipeline loads masks of objects."""
+        return bool(self._transform("LoadAnnotations").get("with_mask"))
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The names of the data set's classes."""
+        return tuple(self.dataset.metainfo.get("classes") or ())
+
+    def check_annotations(self, findings: Findings) -> CocoFile:
+        """Check the annotation file of a data set that reads COCO's format.
+
+        Args:
+            findings: Where faults are added.
+
+        Returns:
+            What the file holds.
+        """
+        return check_coco(
+            Path(self.dataset.ann_file),
+            findings,
+            self.classes,
+            masks=self.masks,
+            evaluation=self.dataset.test_mode,
+            objects=self.is_coco,
+        )
+
+    def image_reader(self) -> ImageReader:
+        """How the pipeline reads images."""
+        loads = self._transform("LoadImageFromFile")
+        sides = [max(scale) for scale in _scales(self.config.get("pipeline", ()))]
+        return ImageReader(
+            color_type=loads.get("color_type", "color"),
+            backend=loads.get("imdecode_backend", "cv2"),
+            annotated=bool(self._transform("LoadAnnotations")),
+            max_ratio=2 * min(sides) if sides else None,
+        )
+
+    def label_reader(self) -> LabelReader | None:
+        """How the pipeline reads label maps; None if it reads none."""
+        loads = self._transform("LoadAnnotations")
+        if not loads or not hasattr(self.dataset, "reduce_zero_label"):
+            return None
+        return LabelReader(
+            num_classes=len(self.classes) or 255,
+            reduce_zero_label=self.dataset.reduce_zero_label,
+            label_map=tuple((getattr(self.dataset, "label_map", None) or {}).items()),
+            backend=loads.get("imdecode_backend", "pillow"),
+        )
+
+    def _transform(self, name: str) -> Mapping:
+        for _, node in walk(list(self.config.get("pipeline", ()))):
+            if str(node.get("type")).rpartition(".")[2] == name:
+                return node
+        return {}
+
+
+def sources(cfg: Config, split: str) -> Iterator[Source]:
+    """Yield the data sets of a split that we know something about and that are on this disk."""
+    loader = cfg.get(f"{split}_dataloader")
+    if loader is None:
+        return
+    for where, config in dataset_configs(loader["dataset"], f"{split}_dataloader.dataset"):
+        dataset = _build(where, config, cfg.get("default_scope", "mmengine"))
+        if dataset is not None:
+            yield Source(where, config, dataset)
+
+
+def _build(where: str, dataset_cfg: Mapping, scope: str) -> BaseDataset | None:
+    """Build a data set that has its paths and classes but no annotations.
+
+    Returns:
+        The data set, or ``None`` if it is of a kind we know nothing about or not on this disk.
+
+    Raises:
+        UserError: If the data set refuses its arguments.
+    """
+    backend = (dataset_cfg.get("backend_args") or {}).get("backend", "local")
+    if backend not in ("local", "LocalBackend") or "://" in str(dataset_cfg.get("data_root")):
+        return None
+    with DATASETS.switch_scope_and_registry(scope) as registry:
+        kind = dataset_cfg.get("type")
+        kind = registry.get(kind) if isinstance(kind, str) else kind
+        known = isinstance(kind, type) and issubclass(kind, BaseDataset)
+        if not known or not _takes_any_arguments(kind):
+            return None
+        try:
+            return registry.build({**dataset_cfg, "lazy_init": True})
+        except Exception as error:  # whatever a data set's own code does with its arguments
+            raise UserError(f"{where} cannot be built: {one_line(error)}") from error
+
+
+def _takes_any_arguments(kind: type) -> bool:
+    """Whether arguments that a class does not name reach mmengine's BaseDataset."""
+    parameters = inspect.signature(kind).parameters
+    any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
+    return any_name or {"pipeline", "lazy_init"} <= parameters.keys()
+
+
+def _scales(pipeline: Any) -> Iterator[tuple[int, int]]:
+    """Yield the sizes to which a pipeline may resize, keeping the ratio of the sides."""
+    for _, node in walk(list(pipeline)):
+        if "Resize" not in str(node.get("type")) or not node.get("keep_ratio"):
+            continue
+        found = node.get("scales") or node.get("scale")
+        for scale in found if _is_sequence(found) and all(map(_is_sequence, found)) else [found]:
+            if _is_sequence(scale) and len(scale) == 2 and all(isinstance(s, Real) for s in scale):
+                yield tuple(scale)
+
+
+def _is_sequence(value: Any) -> bool:
+    return isinstance(value, (list, tuple))

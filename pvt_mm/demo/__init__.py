@@ -1,0 +1,1 @@
+"""The demo: train, test and draw a small detector or segmentor on synthetic scenes."""

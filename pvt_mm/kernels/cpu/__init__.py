@@ -1,0 +1,1 @@
+"""How large maps are computed fast on CPUs."""

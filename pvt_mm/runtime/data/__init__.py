@@ -1,1 +1,0 @@
-"""Data sets before and during a run: what is checked, what is left out, the demo's data."""

@@ -1,0 +1,1 @@
+"""Training and testing: hooks, loops, wrappers, and the functions that start them."""

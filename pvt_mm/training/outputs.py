@@ -1,0 +1,111 @@
+"""What a test run writes besides its metrics: predictions and pictures."""
+
+import os
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+import mmcv
+from mmengine.config import Config
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from pvt_mm.config.loading import is_classification, is_segmentation
+from pvt_mm.errors import UserError
+
+__all__ = ["PictureHook", "check_display", "save_predictions"]
+
+PICKLES = (".pkl", ".pickle")
+
+
+class PictureHook(Hook):
+    """Draw each tested image, its annotations on the left if there are any.
+
+    mmengine's visualizers draw in the first process only, so in a distributed run that one's
+    share of the images is drawn.
+
+    Args:
+        folder: Where the pictures go, named like their images; ``None`` writes none.
+        show: Whether to open each in a window.
+        wait_time: How long a window stays open, in seconds; 0 waits for a key.
+        score_thr: Boxes and masks of a lower score are not drawn.
+    """
+
+    def __init__(
+        self,
+        folder: Path | None,
+        show: bool = False,
+        wait_time: float = 2.0,
+        score_thr: float = 0.3,
+    ) -> None:
+        self.folder = folder
+        self.show = show
+        self.wait_time = wait_time
+        self.score_thr = score_thr
+
+    def after_test_iter(
+        self,
+        runner: Runner,
+        batch_idx: int,
+        data_batch: dict | None = None,
+        outputs: Sequence | None = None,
+    ) -> None:
+        """Draw one batch of predictions."""
+        segmentation = is_segmentation(runner.cfg)
+        # mmseg's visualizer draws no boxes and knows no score threshold.
+        options = {} if segmentation else {"pred_score_thr": self.score_thr}
+        for sample in outputs:
+            name = Path(sample.img_path).name
+            runner.visualizer.add_datasample(
+                name,
+                mmcv.imread(sample.img_path, channel_order="rgb"),
+                data_sample=sample,
+                show=self.show,
+                wait_time=self.wait_time,
+                out_file=None if self.folder is None else str(self.folder / name),
+                step=batch_idx,
+                **options,
+            )
+
+
+def check_display() -> None:
+    """Check that windows can be opened.
+
+    Raises:
+        UserError: If this is a machine without a screen.
+    """
+    if sys.platform.startswith("linux") and not (
+        os.environ.get("DISPLAY") or os.environ.get("WAYLAND_DISPLAY")
+    ):
+        raise UserError("--show needs a screen, and none is found; use --show-dir FOLDER")
+
+
+def save_predictions(cfg: Config, out: str) -> None:
+    """Make a test run write its predictions.
+
+    Args:
+        cfg: The config, changed in place.
+        out: For detection and classification a pickle file, for segmentation a folder of PNG
+            label maps.
+
+    Raises:
+        UserError: If ``out`` is neither, or not what the config's task writes.
+    """
+    path = Path(out)
+    is_pickle = path.suffix in PICKLES
+    evaluator = cfg.test_evaluator
+    evaluators = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
+    if is_segmentation(cfg):
+        if is_pickle or path.is_file():
+            raise UserError(f"--out {out}: segmentation writes PNG label maps; name a folder")
+        for metric in evaluators:
+            if str(metric.get("type")).endswith("IoUMetric"):
+                metric["output_dir"] = str(path)
+    elif not is_pickle:
+        task = "classification" if is_classification(cfg) else "detection"
+        raise UserError(f"--out {out}: {task} writes one pickle file; name it *.pkl")
+    elif is_classification(cfg):
+        evaluators.append({"type": "mmengine.DumpResults", "out_file_path": str(path)})
+    else:
+        evaluators.append({"type": "mmdet.DumpDetResults", "out_file_path": str(path)})
+    cfg.test_evaluator = evaluators

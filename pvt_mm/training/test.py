@@ -1,0 +1,126 @@
+"""Testing, from the command line and from Python."""
+
+import os
+from argparse import ArgumentParser
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from pvt_mm.config.loading import add_common_arguments, is_classification, load_config
+from pvt_mm.errors import UserError, run_tool
+from pvt_mm.training.distributed import prepare_distributed, recorded, set_local_rank
+from pvt_mm.training.matching import MatchingKeysHook
+from pvt_mm.training.outputs import PictureHook, check_display, save_predictions
+from pvt_mm.training.preflight import check_test
+from pvt_mm.training.sharding import without_sharding
+from pvt_mm.training.speed import add_speed_arguments, prepare_speed
+from pvt_mm.training.train import build_runner
+from pvt_mm.training.tta import use_tta
+
+__all__ = ["main", "run_test"]
+
+
+def run_test(
+    config: str | os.PathLike,
+    checkpoint: str | os.PathLike,
+    *,
+    work_dir: str | os.PathLike | None = None,
+    out: str | os.PathLike | None = None,
+    show: bool = False,
+    show_dir: str | os.PathLike | None = None,
+    wait_time: float = 2.0,
+    tta: bool = False,
+    channels_last: bool = False,
+    compile: bool = False,
+    cfg_options: Mapping[str, Any] | None = None,
+    launcher: str = "none",
+) -> dict[str, float]:
+    """Test a detector or a segmentor, after a check of what that needs.
+
+    Args:
+        config: The config file.
+        checkpoint: A file, a URL or an alias that holds the whole model.
+        work_dir: Folder of logs and metrics; ``work_dirs/NAME`` by default.
+        out: Where predictions go: for detection a ``.pkl``, for segmentation a folder.
+        show: Open every picture in a window.
+        show_dir: Folder for pictures of all predictions.
+        wait_time: How long a window stays open, in seconds.
+        tta: Test-time augmentation.
+        channels_last: Keep the maps of neck and heads channels-last in memory.
+        compile: Compile the backbone.
+        cfg_options: Changes of the config, by dotted key.
+        launcher: One of none, pytorch, slurm, mpi.
+
+    Returns:
+        The metrics by name, such as ``coco/bbox_mAP`` or ``mIoU``.
+
+    Raises:
+        UserError: If something that the user gave is missing or does not fit.
+        CheckpointError: If the checkpoint cannot be fetched or loaded.
+    """
+    cfg = load_config(config, cfg_options, work_dir, launcher)
+    cfg.load_from, cfg.resume = str(checkpoint), False
+    if is_classification(cfg) and (show or show_dir is not None or tta):
+        raise UserError(
+            "--show, --show-dir and --tta are not for classifiers; tools/classify.py prints what "
+            "one makes of an image"
+        )
+    if show:
+        check_display()
+    if out is not None:
+        save_predictions(cfg, str(out))
+    check_test(cfg)
+    if tta:
+        use_tta(cfg)
+    prepare_distributed(cfg)
+    without_sharding(cfg)
+    runner = build_runner(cfg)
+    prepare_speed(runner, channels_last, compile)
+    runner.register_hook(MatchingKeysHook(cfg.load_from))
+    if show or show_dir is not None:
+        folder = None if show_dir is None else Path(show_dir).absolute()
+        runner.register_hook(PictureHook(folder, show, wait_time, _score_threshold(cfg)))
+    metrics = runner.test()
+    if show_dir is not None:
+        share = "" if runner.world_size == 1 else " (those of the first process's images)"
+        runner.logger.info(f"pictures are in {folder}{share}")
+    if out is not None:
+        runner.logger.info(f"predictions are in {Path(out).absolute()}")
+    return metrics
+
+
+def _score_threshold(cfg: Config) -> float:
+    """Take the threshold from the config's own visualization hook, where users set it."""
+    return cfg.get("default_hooks", {}).get("visualization", {}).get("score_thr", 0.3)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run ``tools/test.py``.
+
+    Args:
+        argv: The command line without the program's name; ``sys.argv``'s by default.
+
+    Returns:
+        The exit code: 0, or 2 for a mistake that stderr names in one line.
+    """
+    parser = ArgumentParser(
+        prog="test.py", description="Test a detector, a segmentor or a classifier."
+    )
+    parser.add_argument("config", help="config file")
+    parser.add_argument("checkpoint", help="checkpoint of the whole model")
+    parser.add_argument(
+        "--out", help="write predictions: a .pkl file (detection) or a folder (segmentation)"
+    )
+    parser.add_argument("--show", action="store_true", help="open every picture in a window")
+    parser.add_argument("--show-dir", help="write pictures of all predictions to this folder")
+    parser.add_argument(
+        "--wait-time", type=float, default=2, help="seconds that --show keeps a window open"
+    )
+    parser.add_argument("--tta", action="store_true", help="test-time augmentation")
+    add_speed_arguments(parser)
+    add_common_arguments(parser)
+    options = vars(parser.parse_args(argv))
+    set_local_rank(options["launcher"], options.pop("local_rank"))
+    return run_tool(recorded(lambda: run_test(**options)))
