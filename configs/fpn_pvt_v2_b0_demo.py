@@ -4,8 +4,8 @@ _base_ = [
     "mmseg::_base_/datasets/ade20k.py",
     "mmseg::_base_/schedules/schedule_20k.py",
     "mmseg::_base_/default_runtime.py",
+    "./_base_/runtime.py",
 ]
-custom_imports = dict(imports=["pvt_mm"], allow_failed_imports=False)
 randomness = dict(seed=0)
 
 image_size = (128, 128)

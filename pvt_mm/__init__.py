@@ -9,7 +9,15 @@ from pvt_mm.lazy import lazily
 from pvt_mm.stack import check_stack
 from pvt_mm.version import __version__
 
-__all__ = ["PVT", "PVTClassifier", "PVTv2", "Predictor", "__version__"]
+__all__ = [
+    "PVT",
+    "PVTClassifier",
+    "PVTv2",
+    "Predictor",
+    "__version__",
+    "accelerate",
+    "restore",
+]
 
 __getattr__, __dir__ = lazily(
     __name__,
@@ -18,6 +26,8 @@ __getattr__, __dir__ = lazily(
         "PVTClassifier": ".classification",
         "PVTv2": ".backbones",
         "Predictor": ".inference",
+        "accelerate": ".kernels",
+        "restore": ".kernels",
     },
 )
 

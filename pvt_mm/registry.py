@@ -31,7 +31,7 @@ HOOKS = Registry(
     "hook",
     parent=MMENGINE_HOOKS,
     scope="pvt_mm",
-    locations=["pvt_mm.training.resuming.checkpointing"],
+    locations=["pvt_mm.training.accelerating", "pvt_mm.training.resuming.checkpointing"],
 )
 LOOPS = Registry(
     "loop", parent=MMENGINE_LOOPS, scope="pvt_mm", locations=["pvt_mm.training.resuming.loops"]

@@ -277,7 +277,7 @@ def test_a_mistake_is_one_line(arguments, message, capsys):
 def test_a_peer_that_nobody_knows_is_refused(capsys):
     with pytest.raises(SystemExit):
         cli.main(["pvt_small", "--against", "mmdet,jax"])
-    assert "jax is unknown; known are mmdet, timm, transformers" in capsys.readouterr().err
+    assert "jax is unknown; known are pvt_mm_plain, mmdet, timm, transformers" in capsys.readouterr().err
 
 
 @pytest.fixture
@@ -301,7 +301,7 @@ def test_peers_have_an_environment_of_their_own(without_timm, monkeypatch, tmp_p
     ((program, arguments, environment),) = moves
     assert program == python and arguments[-3:] == ["-m", "x", "--flag"]
     root = environment["PYTHONPATH"].split(os.pathsep)[0]
-    assert (Path(root) / "pvt_mm" / "runtime" / "benchmark").is_dir()
+    assert (Path(root) / "pvt_mm" / "costs" / "benchmark").is_dir()
     monkeypatch.setattr(os, "environ", environment)
     peers.enter_peers(("pvt_mm", "timm"), ["-m", "x"])
     assert len(moves) == 1, "it moves once only"

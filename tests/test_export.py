@@ -26,7 +26,7 @@ from PIL import Image  # noqa: E402
 
 from pvt_mm import PVT, PVTv2  # noqa: E402
 from pvt_mm.backbones import ARCHS  # noqa: E402
-from pvt_mm.backbones.block import ConvMlp  # noqa: E402
+from pvt_mm.backbones.mlp import ConvMlp  # noqa: E402
 from pvt_mm.config.loading import load_config  # noqa: E402
 from pvt_mm.data.demo.scenes import CLASSES, make_scene  # noqa: E402
 from pvt_mm.errors import UserError  # noqa: E402

@@ -14,6 +14,7 @@ from procedural import (
     procedural_tensor,
 )
 
+from pvt_mm import accelerate
 from pvt_mm.backbones import ARCHS
 
 GOLDEN = np.load(DATA / "official_features.npz")
@@ -26,8 +27,8 @@ def features(model, image):
         return model(image)
 
 
-def assert_equal_to_reference(name, image, **kwargs):
-    model = build_procedural(name, **kwargs)
+def assert_equal_to_reference(name, image, prepare=lambda model: model):
+    model = prepare(build_procedural(name))
     expected = reference.features(model.state_dict(), ARCHS[name], image)
     actual = features(model, image)
     assert len(actual) == len(expected) == 4
@@ -36,22 +37,28 @@ def assert_equal_to_reference(name, image, **kwargs):
         assert (ours - theirs).abs().max() < TOLERANCE, f"stage {stage}"
 
 
-@pytest.fixture(params=["this machine's", "tiles and bands"])
-def kernels(request, monkeypatch):
-    """The ways of this machine, and then those for large maps on AMD's processors."""
+@pytest.fixture(params=["plain", "accelerated", "tiles and bands"])
+def prepare(request, monkeypatch):
+    """Plain modules, their fast twins, and these as they are for large maps on AMD's processors."""
     threads = torch.get_num_threads()
     if request.param == "tiles and bands":
         torch.set_num_threads(2)
         set_tile_bytes(monkeypatch, 2**16, 2**16)
         set_band_bytes(monkeypatch, 2**16)
-    yield
+
+    def prepare(model):
+        if request.param != "plain":
+            assert not accelerate(model).plain
+        return model
+
+    yield prepare
     torch.set_num_threads(threads)
 
 
 @pytest.mark.parametrize(("name", "size"), GOLDEN_CASES)
-def test_golden_features(name, size, kernels):
+def test_golden_features(name, size, prepare):
     height, width = map(int, size.split("x"))
-    outs = features(build_procedural(name), procedural_image(height, width))
+    outs = features(prepare(build_procedural(name)), procedural_image(height, width))
     for stage, out in enumerate(outs, 1):
         key = f"{name}/{size}/stage{stage}"
         assert list(out.shape) == GOLDEN[f"{key}/shape"].tolist()
@@ -75,8 +82,8 @@ def test_reference_equals_golden():
 
 
 @pytest.mark.parametrize("name", ["pvt_tiny", "pvt_v2_b0", "pvt_v2_b2_li"])
-def test_gradients_equal_those_of_the_reference(name, kernels):
-    model, image = build_procedural(name).train(), procedural_image(96, 64)
+def test_gradients_equal_those_of_the_reference(name, prepare):
+    model, image = prepare(build_procedural(name)).train(), procedural_image(96, 64)
     state = {k: v.detach().clone().requires_grad_() for k, v in model.state_dict().items()}
     expected = reference.features(state, ARCHS[name], image)
     actual = model(image)
@@ -89,10 +96,10 @@ def test_gradients_equal_those_of_the_reference(name, kernels):
 
 
 @pytest.mark.parametrize("name", ["pvt_tiny", "pvt_v2_b0", "pvt_v2_b2_li"])
-def test_batches_equal_reference(name, kernels):
+def test_batches_equal_reference(name, prepare):
     """In bands each image attends to its own keys."""
     images = (scale * procedural_image(96, 64) for scale in (1, -0.5, 2))
-    assert_equal_to_reference(name, torch.cat(list(images)))
+    assert_equal_to_reference(name, torch.cat(list(images)), prepare)
 
 
 @pytest.mark.parametrize("name", ARCHS)

@@ -118,8 +118,7 @@ def test_what_is_kept_is_counted_by_hand():
 
 
 @pytest.mark.parametrize("arch", ["b0", "b2_li"])
-def test_blocks_keep_what_they_do_on_a_cpu(arch, monkeypatch):
-    monkeypatch.setattr("pvt_mm.backbones.block.wants_bands", lambda *_: False)
+def test_blocks_keep_what_they_do_on_a_cpu(arch):
     backbone = PVTv2(arch).train()
     outputs, real = kept_bytes(backbone, (1, 3, 96, 128))
     counted = count_activations(Model(copy.deepcopy(backbone).to("meta")), (96, 128), 1)

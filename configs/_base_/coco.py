@@ -1,6 +1,6 @@
 # COCO for every detection recipe. Names of its own only: two bases may not set the same key, and
 # some recipes inherit a whole config of mmdet.
-custom_imports = dict(imports=["pvt_mm"], allow_failed_imports=False)
+_base_ = ["./runtime.py"]
 
 # The variable is right with and without a trailing slash.
 coco_root = "{{$COCO_ROOT:data/coco/}}".rstrip("/") + "/"

@@ -3,8 +3,8 @@ _base_ = [
     "mmdet::_base_/datasets/coco_detection.py",
     "mmdet::_base_/schedules/schedule_1x.py",
     "mmdet::_base_/default_runtime.py",
+    "./runtime.py",
 ]
-custom_imports = dict(imports=["pvt_mm"], allow_failed_imports=False)
 randomness = dict(seed=0)
 
 data_root = "{{$DEMO_ROOT:data/demo/}}"

@@ -4,8 +4,8 @@ _base_ = [
     "mmseg::_base_/datasets/ade20k.py",
     "mmseg::_base_/schedules/schedule_40k.py",
     "mmseg::_base_/default_runtime.py",
+    "./runtime.py",
 ]
-custom_imports = dict(imports=["pvt_mm"], allow_failed_imports=False)
 
 data_preprocessor = dict(size=(512, 512))
 model = dict(

@@ -1,7 +1,7 @@
 # A classifier on ImageNet-1k: 8 GPUs x 128 images, 300 epochs; the leaf brings the backbone.
 # The recipe of the official code, which is DeiT's: https://arxiv.org/abs/2012.12877
+_base_ = ["./runtime.py"]
 default_scope = "mmengine"
-custom_imports = dict(imports=["pvt_mm"], allow_failed_imports=False)
 
 num_classes = 1000
 model = dict(

@@ -6,10 +6,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvt_mm.backbones.arguments import check_int, check_rate
-from pvt_mm.backbones.embed import map_to_tokens, tokens_to_map
-from pvt_mm.kernels.cpu.dot_product import attend
-from pvt_mm.kernels.cpu.linear import TokenLinear
 from pvt_mm.registry import MODELS
+from pvt_mm.tokens import map_to_tokens, tokens_to_map
 
 __all__ = ["LinearSpatialReductionAttention", "SpatialReductionAttention"]
 
@@ -62,9 +60,9 @@ class SpatialReductionAttention(nn.Module):
         self.num_heads = num_heads
         self.sr_ratio = check_int("sr_ratio", sr_ratio, 1)
         self.attn_drop_rate = check_rate("attn_drop_rate", attn_drop_rate)
-        self.q = TokenLinear(embed_dims, embed_dims, bias=qkv_bias)
-        self.kv = TokenLinear(embed_dims, 2 * embed_dims, bias=qkv_bias)
-        self.proj = TokenLinear(embed_dims, embed_dims)
+        self.q = nn.Linear(embed_dims, embed_dims, bias=qkv_bias)
+        self.kv = nn.Linear(embed_dims, 2 * embed_dims, bias=qkv_bias)
+        self.proj = nn.Linear(embed_dims, embed_dims)
         self.proj_drop = nn.Dropout(check_rate("proj_drop_rate", proj_drop_rate))
         if sr_ratio > 1:
             self.sr = nn.Conv2d(embed_dims, embed_dims, kernel_size=sr_ratio, stride=sr_ratio)
@@ -81,27 +79,23 @@ class SpatialReductionAttention(nn.Module):
             )
         return self.norm(map_to_tokens(self.sr(tokens_to_map(tokens, hw))))
 
+    def queries(self, tokens: Tensor) -> Tensor:
+        """Make the queries ``(B, h, N, d)`` of ``(B, N, C)`` tokens."""
+        return self._split(self.q(tokens))
+
     def keys_and_values(self, tokens: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Make the keys and values of an ``hw`` map, ``(B, h, M, d)`` each."""
-        if hw[0] * hw[1] != tokens.shape[1]:
-            raise ValueError(f"hw={tuple(hw)} does not match the {tokens.shape[1]} tokens given")
         k, v = self.kv(self.reduce(tokens, hw)).chunk(2, dim=2)  # (B, M, C) each
         return self._split(k), self._split(v)
 
-    def queries(self, tokens: Tensor) -> Tensor:
-        """Make the queries ``(B, h, n, d)`` of ``(B, n, C)`` tokens."""
-        return self._split(self.q(tokens))
-
-    def mix(self, tokens: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """Attend from ``(B, n, C)`` tokens, all of a map or some, to keys and values."""
-        drop = self.attn_drop_rate if self.training else 0.0
-        # Without a name for them, the queries are gone before the projection needs memory.
-        out = attend(self.queries(tokens), k, v, drop)  # (B, h, n, d)
-        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
-
     def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
         """Attend from every token to the reduced tokens."""
-        return self.mix(tokens, *self.keys_and_values(tokens, hw))
+        if hw[0] * hw[1] != tokens.shape[1]:
+            raise ValueError(f"hw={tuple(hw)} does not match the {tokens.shape[1]} tokens given")
+        q, (k, v) = self.queries(tokens), self.keys_and_values(tokens, hw)
+        drop = self.attn_drop_rate if self.training else 0.0
+        out = F.scaled_dot_product_attention(q, k, v, dropout_p=drop)  # (B, h, N, d)
+        return self.proj_drop(self.proj(out.transpose(1, 2).flatten(2)))
 
     def _split(self, tokens: Tensor) -> Tensor:
         return tokens.unflatten(2, (self.num_heads, -1)).transpose(1, 2)  # (B, n, C): (B, h, n, d)
@@ -152,8 +146,9 @@ class LinearSpatialReductionAttention(SpatialReductionAttention):
         self.pool = nn.AdaptiveAvgPool2d(pool_size)
         self.sr = nn.Conv2d(embed_dims, embed_dims, kernel_size=1)
         self.norm = nn.LayerNorm(embed_dims)  # eps 1e-5, as released
+        self.act = nn.GELU()
 
     def reduce(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
         """Pool ``(B, N, C)`` tokens to the ``(B, P*P, C)`` that keys and values are made of."""
         pooled = self.pool(tokens_to_map(tokens, hw))  # (B, C, P, P)
-        return F.gelu(self.norm(map_to_tokens(self.sr(pooled))))
+        return self.act(self.norm(map_to_tokens(self.sr(pooled))))

@@ -1,31 +1,14 @@
-"""From feature maps to tokens: patch embedding and the position embedding of PVT v1."""
+"""Patch embedding: from a map to the tokens of the next stage."""
 
 from __future__ import annotations
 
-import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pvt_mm.backbones.recording import is_recording
+from pvt_mm.tokens import map_to_tokens
 
-__all__ = ["PatchEmbed", "map_to_tokens", "resize_pos_embed", "tokens_to_map"]
+__all__ = ["PatchEmbed"]
 
 # Shape legend: B batch, C channels, (H, W) map in tokens, N = H*W tokens.
-
-
-def tokens_to_map(tokens: Tensor, hw: tuple[int, int]) -> Tensor:
-    """View ``(B, H*W, C)`` tokens as a ``(B, C, H, W)`` map.
-
-    No element moves: the map has the channels-last strides that convolutions like best.
-    """
-    # In this order a batch of one keeps its batch stride; transposed first, it would lose it, and
-    # convolutions would copy the map because they no longer see channels-last strides.
-    return tokens.unflatten(1, hw).permute(0, 3, 1, 2)
-
-
-def map_to_tokens(x: Tensor) -> Tensor:
-    """View a ``(B, C, H, W)`` map as ``(B, H*W, C)`` tokens."""
-    return x.permute(0, 2, 3, 1).flatten(1, 2)
 
 
 class PatchEmbed(nn.Module):
@@ -60,24 +43,3 @@ class PatchEmbed(nn.Module):
         x = self.proj(x)  # (B, C, H, W)
         hw = (x.shape[2], x.shape[3])
         return self.norm(map_to_tokens(x)), hw
-
-
-def resize_pos_embed(pos_embed: Tensor, grid: tuple[int, int], hw: tuple[int, int]) -> Tensor:
-    """Resize a learned position embedding to another map, bilinearly.
-
-    Args:
-        pos_embed: ``(1, N, C)`` with ``N = grid[0] * grid[1]``, without a class-token entry.
-        grid: ``(H, W)`` for which the embedding was learned.
-        hw: ``(H, W)`` that is wanted.
-
-    Returns:
-        ``(1, hw[0] * hw[1], C)``; the same tensor if ``hw == grid``.
-
-    Reference: PVT, section 3.4, arXiv:2102.12122. The authors' code compares token counts, not
-    height and width, and so misplaces the embedding of, say, a 112x448 image.
-    """
-    # A graph for any size must not leave it out for this one.
-    if (torch.jit.is_tracing() or not is_recording()) and hw == grid:
-        return pos_embed
-    as_map = tokens_to_map(pos_embed, grid)
-    return map_to_tokens(F.interpolate(as_map, size=hw, mode="bilinear", align_corners=False))

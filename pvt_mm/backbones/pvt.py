@@ -24,10 +24,12 @@ from pvt_mm.backbones.arguments import (
     resolve_arch,
 )
 from pvt_mm.backbones.attention import LinearSpatialReductionAttention, SpatialReductionAttention
-from pvt_mm.backbones.block import Block, ConvMlp, Mlp
-from pvt_mm.backbones.embed import PatchEmbed, resize_pos_embed
+from pvt_mm.backbones.block import Block
+from pvt_mm.backbones.embed import PatchEmbed
+from pvt_mm.backbones.mlp import ConvMlp, Mlp
 from pvt_mm.backbones.stage import run_stage
 from pvt_mm.registry import MODELS
+from pvt_mm.tokens import resize_pos_embed
 
 __all__ = ["PVT", "PVTv2"]
 
@@ -139,6 +141,32 @@ class _PyramidVisionTransformer(BaseModule):
         """Whether the parameter or child ``name`` belongs to a frozen stage."""
         digit = name.split(".")[0][-1]
         return digit.isdigit() and int(digit) <= self.frozen_stages
+
+    def get_layer_depth(self, param_name: str, prefix: str = "") -> tuple[int, int]:
+        """Find the depth of a parameter, for learning rates that decay from layer to layer.
+
+        Args:
+            param_name: Name of the parameter, with ``prefix``.
+            prefix: What this backbone's names begin with, as in ``"backbone."``.
+
+        Returns:
+            The layer, counted from the input, and the number of layers. 0 are the first patch
+            embedding and its position embedding, then each block is one. What leads into a stage
+            counts with its first block, its norm with the last one. All else, such as heads, is
+            the last layer.
+        """
+        num_layers = sum(self.arch.depths[: self.num_stages]) + 2
+        part, _, rest = param_name.removeprefix(prefix).partition(".")
+        name, stage = part.rstrip("1234"), int(part[-1]) if part[-1:].isdigit() else 0
+        kinds = ("patch_embed", "pos_embed", "block", "norm")
+        if not param_name.startswith(prefix) or name not in kinds or not stage:
+            return num_layers - 1, num_layers
+        before = sum(self.arch.depths[: stage - 1])
+        if name == "block":
+            return before + int(rest.partition(".")[0]) + 1, num_layers
+        if name == "norm":
+            return before + self.arch.depths[stage - 1], num_layers
+        return (0 if stage == 1 else before + 1), num_layers
 
     def _freeze(self) -> None:
         """Take the frozen stages' parameters out of training."""

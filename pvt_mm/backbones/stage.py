@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from pvt_mm.backbones.embed import PatchEmbed, tokens_to_map
+from pvt_mm.backbones.embed import PatchEmbed
+from pvt_mm.tokens import tokens_to_map
 
 __all__ = ["run_stage"]
 
@@ -45,7 +45,7 @@ def run_stage(
     if add_position is not None:
         tokens = add_position(tokens, hw)
     for block in blocks:
-        if with_cp and torch.is_grad_enabled():
+        if with_cp:
             tokens = checkpoint(block, tokens, hw, use_reentrant=False)
         else:
             tokens = block(tokens, hw)

@@ -6,21 +6,20 @@ import math
 import re
 from collections.abc import Iterable
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from mmengine.logging import print_log
 from torch import Tensor, nn
 
+from pvt_mm.archs import ARCHS
 from pvt_mm.checkpoints.key_mapping import locate, map_classifier, to_ours
 from pvt_mm.checkpoints.layouts import CLASSIFIER
 from pvt_mm.checkpoints.recognise import describe, traits_of
 from pvt_mm.checkpoints.schemes import FROM_SCRATCH, read_once
 from pvt_mm.errors import CheckpointError, DownloadError
+from pvt_mm.tokens import resize_pos_embed
 from pvt_mm.wording import public
-
-if TYPE_CHECKING:
-    from pvt_mm.backbones import PVT, PVTv2
 
 __all__ = [
     "adapt_state_dict",
@@ -36,9 +35,7 @@ _HEAD = ("head.weight", "head.bias")
 _SHOWN = 10
 
 
-def load_pretrained(
-    module: PVT | PVTv2 | nn.Module, checkpoint: str, prefix: str | None = None
-) -> None:
+def load_pretrained(module: nn.Module, checkpoint: str, prefix: str | None = None) -> None:
     """Load a PVT's weights, all of them or none.
 
     Args:
@@ -60,9 +57,7 @@ def load_pretrained(
     fill_pretrained(module, loaded, checkpoint, prefix)
 
 
-def fill_pretrained(
-    module: PVT | PVTv2 | nn.Module, loaded: Any, source: str, prefix: str | None = None
-) -> None:
+def fill_pretrained(module: nn.Module, loaded: Any, source: str, prefix: str | None = None) -> None:
     """Fill a module with what a checkpoint file holds; else as :func:`load_pretrained`.
 
     Args:
@@ -91,7 +86,7 @@ def fill_pretrained(
     print_log("; ".join([message, *notes]), logger="current")
 
 
-def adapt_state_dict(backbone: PVT | PVTv2, state_dict: dict[str, Tensor], prefix: str) -> None:
+def adapt_state_dict(backbone: nn.Module, state_dict: dict[str, Tensor], prefix: str) -> None:
     """Bring a backbone's part of a larger state dict under our names, in place.
 
     For :meth:`torch.nn.Module.load_state_dict` of a whole detector: what MMDetection's own PVT or
@@ -150,10 +145,8 @@ def _leave_other_head(state: dict[str, Tensor], expected: dict[str, Tensor]) -> 
     ]
 
 
-def _resize_pos_embeds(state: dict[str, Tensor], backbone: PVT | PVTv2) -> list[str]:
+def _resize_pos_embeds(state: dict[str, Tensor], backbone: nn.Module) -> list[str]:
     """Resize v1's position embeddings to the backbone's grids, in place; say what was done."""
-    from pvt_mm.backbones.embed import resize_pos_embed
-
     notes, own = [], backbone.state_dict()
     for stage, grid in enumerate(getattr(backbone, "pos_grids", ())[: backbone.num_stages]):
         key = f"pos_embed{stage + 1}"
@@ -204,8 +197,6 @@ def not_finite(state: dict[str, Tensor]) -> list[str]:
 
 
 def _name_of(module: nn.Module) -> str:
-    from pvt_mm.archs import ARCHS
-
     name = getattr(getattr(module, "arch", None), "name", None)
     return name if name in ARCHS else f"this {type(module).__name__}"
 

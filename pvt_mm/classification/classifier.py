@@ -13,9 +13,9 @@ from torch import Tensor, nn
 
 from pvt_mm.backbones import PVT, PVTv2
 from pvt_mm.backbones.arguments import check_int, check_rate
-from pvt_mm.backbones.embed import resize_pos_embed
 from pvt_mm.backbones.stage import run_stage
 from pvt_mm.registry import MODELS
+from pvt_mm.tokens import resize_pos_embed
 
 __all__ = ["PVTClassifier"]
 

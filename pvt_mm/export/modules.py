@@ -7,8 +7,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from pvt_mm.backbones import LinearSpatialReductionAttention, SpatialReductionAttention
-from pvt_mm.backbones.block import Block, ConvMlp
-from pvt_mm.backbones.embed import map_to_tokens, tokens_to_map
+from pvt_mm.backbones.block import Block
+from pvt_mm.backbones.mlp import ConvMlp
+from pvt_mm.tokens import map_to_tokens, tokens_to_map
 
 __all__ = [
     "AttentionInOne",
@@ -95,7 +96,7 @@ class AttentionInOne(nn.Module):
 
 
 class MapMlp(nn.Module):
-    """A :class:`~pvt_mm.backbones.block.ConvMlp` whose linear layers are 1x1 convolutions.
+    """A :class:`~pvt_mm.backbones.mlp.ConvMlp` whose linear layers are 1x1 convolutions.
 
     ONNX Runtime keeps maps between convolutions in blocks of channels. Among linear layers it
     would reorder the hidden tokens, which are 4 to 8 times as wide as the tokens, before and after
@@ -119,7 +120,7 @@ class MapMlp(nn.Module):
         """Mix the tokens of an ``hw`` map."""
         x = tokens_to_map(tokens, hw)  # (B, C, H, W)
         x = F.conv2d(x, self.fc1.weight[:, :, None, None], self.fc1.bias)
-        x = F.gelu(self.dwconv(F.relu(x) if self.relu else x))
+        x = F.gelu(self.dwconv(self.relu(x)))
         return map_to_tokens(F.conv2d(x, self.fc2.weight[:, :, None, None], self.fc2.bias))
 
 

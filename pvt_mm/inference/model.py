@@ -22,6 +22,7 @@ from pvt_mm.config.loading import is_classification, is_segmentation, load_confi
 from pvt_mm.data.dataset_sources import Source, sources
 from pvt_mm.errors import UserError
 from pvt_mm.inference.results import Colour
+from pvt_mm.kernels import accelerate
 from pvt_mm.training.matching import MatchingKeysHook
 
 __all__ = ["LoadedModel", "load_model"]
@@ -96,6 +97,7 @@ def load_model(
         network = revert_sync_batchnorm(MODELS.build(cfg.model))
     # All that the hook asks of a Runner is its model.
     MatchingKeysHook(path).after_load_checkpoint(SimpleNamespace(model=network), content)
+    accelerate(network)
     class_names, colours = _classes(content, source, cfg)
     return LoadedModel(
         network=network.to(device).eval(),

@@ -15,7 +15,7 @@ from pvt_mm.config.recipes import BASELINES, RECIPES, Recipe
 
 __all__ = ["backbone_title", "index_files", "measured", "source"]
 
-HEADER = "# Written by tools/make_model_index.py; change pvt_mm/zoo and run that instead.\n"
+HEADER = "# Written by tools/make_model_index.py; change pvt_mm/config/recipes.py and run that.\n"
 METAFILES = "configs/metafiles"
 GPUS = 8
 

@@ -12,7 +12,7 @@ from pvt_mm.zoo.index import GPUS, backbone_title, measured
 __all__ = ["models_table", "zoo_page"]
 
 INTRO = """\
-<!-- Written by tools/make_model_index.py; change pvt_mm/zoo and run that instead. -->
+<!-- Written by tools/make_model_index.py; change pvt_mm/config/recipes.py and run that. -->
 # Model zoo
 
 Results are as published, none of them is ours: by the authors of

@@ -95,7 +95,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser = ArgumentParser(
         prog="make_model_index.py",
         description="Write model-index.yml, its metafiles, docs/model_zoo.md and the README's "
-        "table from pvt_mm/zoo.",
+        "table from pvt_mm/config/recipes.py.",
     )
     parser.add_argument("--check", action="store_true", help="write nothing, fail if one is old")
     parser.add_argument(
@@ -119,7 +119,7 @@ def _run(check: bool, measure: str | None) -> None:
     if check:
         stale = stale_files()
         if stale:
-            raise UserError(f"{some(stale)}: not what pvt_mm/zoo says; run make_model_index.py")
+            raise UserError(f"{some(stale)}: not what pvt_mm/config/recipes.py says; run make_model_index.py")
         return
     for name, text in zoo_files().items():
         path = ROOT / name

@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from pvt_mm.backbones import ARCHS, Arch
+from pvt_mm.kernels import accelerate, restore
 from pvt_mm.registry import MODELS
 
 __all__ = [
@@ -26,7 +27,7 @@ __all__ = [
     "mmdet_arguments",
 ]
 
-CONTENDERS = ("pvt_mm", "mmdet", "timm", "transformers")
+CONTENDERS = ("pvt_mm", "pvt_mm_plain", "mmdet", "timm", "transformers")
 # Those that do not live in the environment that trains.
 PEER_PACKAGES = ("timm", "transformers")
 
@@ -84,7 +85,14 @@ def _import(package: str, module: str) -> ModuleType:
 def _pvt_mm(arch: Arch, shape: tuple[int, int], with_cp: bool) -> Contender:
     module = MODELS.build({**arch.config, "with_cp": with_cp})
     module.init_weights()
+    accelerate(module)
     return Contender(module, "with_cp" if with_cp else "")
+
+
+def _pvt_mm_plain(arch: Arch, shape: tuple[int, int], with_cp: bool) -> Contender:
+    contender = _pvt_mm(arch, shape, with_cp)
+    restore(contender.module)
+    return contender
 
 
 def mmdet_arguments(arch: Arch) -> dict[str, Any]:
@@ -194,6 +202,7 @@ def _best_attention(kind: type[nn.Module], config: object) -> tuple[nn.Module, s
 
 _BUILDERS: dict[str, Callable[[Arch, tuple[int, int], bool], Contender]] = {
     "pvt_mm": _pvt_mm,
+    "pvt_mm_plain": _pvt_mm_plain,
     "mmdet": _mmdet,
     "timm": _timm,
     "transformers": _transformers,

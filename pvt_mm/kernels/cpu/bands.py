@@ -8,7 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from pvt_mm.backbones.recording import is_recording
+from pvt_mm.kernels.recording import is_recording
 
 __all__ = ["Band", "cut_in_bands", "map_in_bands", "wants_bands"]
 

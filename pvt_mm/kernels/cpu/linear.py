@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from pvt_mm.backbones.embed import map_to_tokens, tokens_to_map
-from pvt_mm.backbones.recording import is_recording
+from pvt_mm.kernels.recording import is_recording
+from pvt_mm.tokens import map_to_tokens, tokens_to_map
 
-__all__ = ["TokenLinear", "linear", "onednn_convolves", "weight_gradient"]
+__all__ = ["linear", "onednn_convolves", "weight_gradient"]
 
 # Shape legend: B batch, N tokens, C channels in, K channels out.
 
@@ -65,11 +65,3 @@ def onednn_convolves(tokens: Tensor) -> bool:
 
 def _convolves(tokens: Tensor) -> bool:
     return tokens.ndim == 3 and onednn_convolves(tokens)
-
-
-class TokenLinear(nn.Linear):
-    """``nn.Linear`` over ``(B, N, C)`` tokens, computed by :func:`linear`."""
-
-    def forward(self, tokens: Tensor) -> Tensor:
-        """Project ``(B, N, C)`` tokens to ``(B, N, K)``."""
-        return linear(tokens, self.weight, self.bias)

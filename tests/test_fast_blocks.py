@@ -1,19 +1,28 @@
-"""What makes the blocks lean: bands of rows, recomputed activations, linear layers."""
+"""What makes the fast blocks lean: bands of rows, recomputed activations, linear layers."""
 
 import pytest
 import torch
 import torch.nn.functional as F
 from pieces import set_band_bytes
 
+from pvt_mm import accelerate
 from pvt_mm.backbones.attention import SpatialReductionAttention
-from pvt_mm.backbones.block import Block, ConvMlp, Mlp
+from pvt_mm.backbones.block import Block
+from pvt_mm.backbones.mlp import ConvMlp, Mlp
 from pvt_mm.kernels.cpu.bands import cut_in_bands
-from pvt_mm.kernels.cpu.linear import TokenLinear, linear
+from pvt_mm.kernels.cpu.linear import linear
+
+
+def fast(module):
+    """Accelerate a module, all of it."""
+    assert not accelerate(module).plain
+    return module
+
 
 MLPS = {
-    "v1": lambda: Mlp(8, 24),
-    "v2": lambda: ConvMlp(8, 24),
-    "v2, linear SRA": lambda: ConvMlp(8, 24, relu=True),
+    "v1": lambda: fast(Mlp(8, 24)),
+    "v2": lambda: fast(ConvMlp(8, 24)),
+    "v2, linear SRA": lambda: fast(ConvMlp(8, 24, relu=True)),
 }
 # (batch, map) pairs: flat, high, square, larger than a band in each direction.
 MAPS = ((1, (7, 5)), (2, (13, 9)), (3, (1, 40)), (2, (40, 1)), (1, (32, 6)))
@@ -24,7 +33,7 @@ def expected_mlp(mlp, tokens, hw):
     hidden = tokens @ mlp.fc1.weight.t() + mlp.fc1.bias
     if isinstance(mlp, ConvMlp):
         conv = mlp.dwconv.dwconv
-        hidden = hidden.relu() if mlp.relu else hidden
+        hidden = hidden.relu() if isinstance(mlp.relu, torch.nn.ReLU) else hidden
         maps = hidden.transpose(1, 2).reshape(tokens.shape[0], -1, *hw)
         maps = F.conv2d(maps, conv.weight, conv.bias, padding=1, groups=maps.shape[1])
         hidden = maps.flatten(2).transpose(1, 2)
@@ -99,7 +108,7 @@ def test_autocast_holds_in_the_backward_pass_too(version, band_bytes):
 
 def test_a_large_map_keeps_its_hidden_tokens_once_for_the_backward_pass(monkeypatch):
     set_band_bytes(monkeypatch, 24 * 6 * 4 * 8)  # eight rows
-    mlp, tokens = ConvMlp(8, 24), torch.randn(1, 32 * 6, 8, requires_grad=True)
+    mlp, tokens = fast(ConvMlp(8, 24)), torch.randn(1, 32 * 6, 8, requires_grad=True)
     wide = {}
 
     def keep(tensor):
@@ -129,7 +138,7 @@ def test_dropout_works_on_a_large_map_too(version, monkeypatch):
 
 
 def test_autocast_keeps_the_sum_of_all_branches_in_float32():
-    block = Block(8, SpatialReductionAttention(8, 1), Mlp(8, 24)).eval()
+    block = fast(Block(8, SpatialReductionAttention(8, 1), Mlp(8, 24))).eval()
     tokens = torch.randn(1, 12, 8)
     for mode in (torch.no_grad, torch.enable_grad):
         with mode(), torch.autocast("cpu", torch.bfloat16):
@@ -141,7 +150,8 @@ def block_in_bands(monkeypatch):
     set_band_bytes(monkeypatch, 2048)
     torch.manual_seed(0)
     attn = SpatialReductionAttention(8, 2, sr_ratio=2)
-    block, asked, mix = Block(8, attn, ConvMlp(8, 24), 0.5), [], attn.mix
+    block, asked = fast(Block(8, attn, ConvMlp(8, 24), 0.5)), []
+    mix = attn.mix
     monkeypatch.setattr(attn, "mix", lambda tokens, k, v: asked.append(tokens) or mix(tokens, k, v))
     return block, torch.randn(2, 32 * 6, 8), asked
 
@@ -189,8 +199,10 @@ def test_block_takes_any_attention(monkeypatch):
             return torch.zeros_like(tokens)
 
     tokens, mlp = torch.randn(1, 32 * 6, 8), Mlp(8, 24)
+    block = Block(8, Nothing(), mlp).eval()
+    assert accelerate(block).plain == {"": "attn is a Nothing"}
     with torch.no_grad():
-        made = Block(8, Nothing(), mlp).eval()(tokens, (32, 6))
+        made = block(tokens, (32, 6))
         norm = F.layer_norm(tokens, (8,), eps=1e-6)
         torch.testing.assert_close(made, tokens + expected_mlp(mlp, norm, (32, 6)))
 
@@ -213,14 +225,15 @@ def test_bands_make_every_row_once_and_read_their_neighbours(halo, height, width
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
-def test_token_linear_is_a_linear_layer(threads, dtype, bias):
+def test_linear_is_a_linear_layer(threads, dtype, bias):
     torch.manual_seed(0)
-    layer = TokenLinear(6, 10, bias=bias).to(dtype)
+    layer = torch.nn.Linear(6, 10, bias=bias).to(dtype)
     tokens = torch.randn(2, 15, 6, dtype=dtype)
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     try:
-        made, strided = layer(tokens), layer(tokens[:, 3:9])
+        made = linear(tokens, layer.weight, layer.bias)
+        strided = linear(tokens[:, 3:9], layer.weight, layer.bias)
     finally:
         torch.set_num_threads(before)
     expected = F.linear(tokens, layer.weight, layer.bias)
@@ -237,8 +250,8 @@ def test_linear_takes_one_image_without_a_batch():
 
 def test_compiled_and_traced_graphs_have_no_loop_over_bands(monkeypatch):
     set_band_bytes(monkeypatch, 2048)
-    mlp, tokens = ConvMlp(8, 24).eval(), torch.randn(1, 32 * 6, 8)
+    mlp, tokens = fast(ConvMlp(8, 24)).requires_grad_(False), torch.randn(1, 32 * 6, 8)
     with torch.no_grad():
-        traced = torch.jit.trace(mlp, (tokens, torch.tensor((32, 6))), check_trace=False)
+        traced = torch.jit.trace(lambda tokens: mlp(tokens, (32, 6)), tokens)
     kinds = [node.kind() for node in traced.inlined_graph.nodes()]
     assert kinds.count("aten::_convolution") == 1 and kinds.count("aten::linear") == 2

@@ -1,0 +1,167 @@
+"""The fast twins of the backbones' modules: the same parameters, names and results.
+
+On CPUs a large map goes through a block band by band (:mod:`pvt_mm.kernels.cpu.bands`), in
+training the MLP's activations are computed anew in the backward pass
+(:mod:`pvt_mm.kernels.cpu.recompute`), and tall products are oneDNN's
+(:mod:`pvt_mm.kernels.cpu.linear`). On GPUs the depth-wise convolution and the GELU are one kernel
+(:mod:`pvt_mm.kernels.gpu`). What each gains and costs: docs/kernels.md.
+
+A twin computes past its parts, so that hooks on these would not fire. As soon as somebody hooks,
+wraps or replaces a part, and in recorded graphs, it computes as the plain module does.
+"""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from pvt_mm.backbones.attention import LinearSpatialReductionAttention, SpatialReductionAttention
+from pvt_mm.backbones.block import Block, DropPath
+from pvt_mm.backbones.mlp import ConvMlp, DepthwiseConv, Mlp
+from pvt_mm.kernels import gpu
+from pvt_mm.kernels.cpu.bands import Band, map_in_bands, wants_bands
+from pvt_mm.kernels.cpu.dot_product import attend
+from pvt_mm.kernels.cpu.linear import linear
+from pvt_mm.kernels.cpu.recompute import mlp_in_bands
+from pvt_mm.kernels.parts import obstacle
+from pvt_mm.kernels.recording import is_recording
+from pvt_mm.tokens import map_to_tokens, tokens_to_map
+
+__all__ = ["TWINS", "FastAttention", "FastBlock", "FastConvMlp", "FastLinearAttention", "FastMlp"]
+
+# Shape legend: B batch, (H, W) map in tokens, N = H*W tokens, M reduced tokens, C channels,
+# E hidden channels, h heads, d = C/h channels of a head; n tokens that a band reads.
+
+QUERY_MAPS = 2  # as wide as the tokens: the queries, and what attention makes of them
+
+
+def _project(layer: nn.Linear, tokens: Tensor) -> Tensor:
+    return linear(tokens, layer.weight, layer.bias)
+
+
+class FastMlp(Mlp):
+    """:class:`~pvt_mm.backbones.mlp.Mlp`, whose hidden tokens of a large map exist in bands."""
+
+    halo = 0  # rows above and below a token that its result depends on
+
+    def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Mix the channels of each token of an ``hw`` map."""
+        if is_recording() or obstacle(self, (DepthwiseConv,)):
+            return super().forward(tokens, hw)
+        hidden_dims = self.fc1.out_features
+        if not wants_bands(tokens, hidden_dims):
+            return self.mix(tokens, Band.whole(hw))
+        if not torch.is_grad_enabled():
+            return map_in_bands(self.mix, tokens, hw, hidden_dims, self.halo)
+        if self.training and self.drop.p > 0:
+            return self.mix(tokens, Band.whole(hw))  # dropout must not be drawn anew
+        fc1, fc2 = (self.fc1.weight, self.fc1.bias), (self.fc2.weight, self.fc2.bias)
+        params = self._activation_params()
+        return mlp_in_bands(tokens, fc1, self._activate, fc2, hw, params, self.halo)
+
+    def mix(self, tokens: Tensor, band: Band) -> Tensor:
+        """Mix the channels of the ``(B, n, C)`` tokens that a band reads, for those it makes."""
+        hidden = _project(self.fc1, tokens)  # (B, n, E)
+        in_place = not torch.is_grad_enabled()
+        hidden = self._activate(hidden, band, *self._activation_params(), in_place=in_place)
+        return self.drop(_project(self.fc2, self.drop(hidden)))
+
+    def _activation_params(self) -> tuple[Tensor, ...]:
+        return ()
+
+    def _activate(self, hidden: Tensor, band: Band, *, in_place: bool = False) -> Tensor:
+        return torch.ops.aten.gelu_(hidden) if in_place else F.gelu(hidden)
+
+
+class FastConvMlp(FastMlp, ConvMlp):
+    """:class:`~pvt_mm.backbones.mlp.ConvMlp` in bands on CPUs, with one kernel less on GPUs."""
+
+    halo = 1
+
+    def _activation_params(self) -> tuple[Tensor, ...]:
+        return self.dwconv.dwconv.weight, self.dwconv.dwconv.bias
+
+    def _activate(
+        self, hidden: Tensor, band: Band, weight: Tensor, bias: Tensor, *, in_place: bool = False
+    ) -> Tensor:
+        if isinstance(self.relu, nn.ReLU):
+            hidden = F.relu(hidden, inplace=in_place)
+        if gpu.is_available(hidden):
+            return gpu.dwconv_gelu(hidden, weight, bias, band.hw)
+        maps = tokens_to_map(hidden, band.hw)
+        maps = F.conv2d(maps, weight, bias, padding=1, groups=weight.shape[0])
+        # Beyond a band the convolution saw zeros instead of rows, which spoils the halo only.
+        hidden = band.without_halo(map_to_tokens(maps))
+        return F.gelu(hidden) if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden)
+
+
+class FastAttention(SpatialReductionAttention):
+    """:class:`~pvt_mm.backbones.SpatialReductionAttention` on the fastest products of the CPU."""
+
+    def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Attend from every token to the reduced tokens."""
+        if is_recording() or obstacle(self):
+            return super().forward(tokens, hw)
+        if hw[0] * hw[1] != tokens.shape[1]:
+            raise ValueError(f"hw={tuple(hw)} does not match the {tokens.shape[1]} tokens given")
+        return self.mix(tokens, *self.keys_and_values(tokens, hw))
+
+    def mix(self, tokens: Tensor, k: Tensor, v: Tensor) -> Tensor:
+        """Attend from ``(B, n, C)`` tokens, all of a map or some, to keys and values."""
+        drop = self.attn_drop_rate if self.training else 0.0
+        # Without a name for them, the queries are gone before the projection needs memory.
+        out = attend(self._split(_project(self.q, tokens)), k, v, drop)  # (B, h, n, d)
+        return self.proj_drop(_project(self.proj, out.transpose(1, 2).flatten(2)))
+
+
+class FastLinearAttention(FastAttention, LinearSpatialReductionAttention):
+    """:class:`~pvt_mm.backbones.LinearSpatialReductionAttention`, likewise."""
+
+
+class FastBlock(Block):
+    """:class:`~pvt_mm.backbones.block.Block` that takes a large map through both branches in bands.
+
+    Without a gradient, on CPUs; keys and values are made of the whole map before.
+    """
+
+    def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Refine the tokens of an ``hw`` map."""
+        if not self._works_in_bands(tokens):
+            return super().forward(tokens, hw)
+        k, v = self.attn.keys_and_values(self.norm1(tokens), hw)
+
+        def attend_band(tokens: Tensor, band: Band) -> Tensor:
+            image = slice(band.image, band.image + 1)
+            return _add(tokens, self.attn.mix(self.norm1(tokens), k[image], v[image]))
+
+        def mix_band(tokens: Tensor, band: Band) -> Tensor:
+            return _add(band.without_halo(tokens), self.mlp.mix(self.norm2(tokens), band))
+
+        tokens = map_in_bands(attend_band, tokens, hw, QUERY_MAPS * tokens.shape[2])
+        return map_in_bands(mix_band, tokens, hw, self.mlp.fc1.out_features, self.mlp.halo)
+
+    def _works_in_bands(self, tokens: Tensor) -> bool:
+        """Whether nothing but the tokens that come in and those that go out has to exist whole."""
+        if torch.is_grad_enabled() or self.training:
+            return False  # drop path takes whole samples
+        if not wants_bands(tokens, QUERY_MAPS * tokens.shape[2]):
+            return False
+        fast = isinstance(self.attn, FastAttention) and isinstance(self.mlp, FastMlp)
+        return fast and not obstacle(self, (*TWINS.values(), DepthwiseConv, DropPath))
+
+
+def _add(tokens: Tensor, branch: Tensor) -> Tensor:
+    """Add a band's residual branch, into the branch's own memory, which nobody else has seen."""
+    if branch.dtype != tokens.dtype:  # autocast keeps tokens in float32
+        return tokens + branch
+    return branch.add_(tokens)
+
+
+TWINS: dict[type[nn.Module], type[nn.Module]] = {
+    Block: FastBlock,
+    ConvMlp: FastConvMlp,
+    LinearSpatialReductionAttention: FastLinearAttention,
+    Mlp: FastMlp,
+    SpatialReductionAttention: FastAttention,
+}

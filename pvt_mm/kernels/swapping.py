@@ -1,0 +1,83 @@
+"""From plain modules to their fast twins and back, in place."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from mmengine.logging import print_log
+from torch import nn
+
+from pvt_mm.backbones.block import DropPath
+from pvt_mm.backbones.mlp import DepthwiseConv
+from pvt_mm.kernels.modules import TWINS
+from pvt_mm.kernels.parts import obstacle
+from pvt_mm.wording import some
+
+__all__ = ["Acceleration", "accelerate", "restore"]
+
+_PLAIN = {twin: plain for plain, twin in TWINS.items()}
+_KNOWN = (*TWINS, *_PLAIN, DepthwiseConv, DropPath)
+
+
+@dataclass
+class Acceleration:
+    """What :func:`accelerate` did.
+
+    Args:
+        swapped: Names of the modules that are fast now.
+        plain: By name, why a module stays plain.
+    """
+
+    swapped: list[str] = field(default_factory=list)
+    plain: dict[str, str] = field(default_factory=dict)
+
+
+def accelerate(model: nn.Module) -> Acceleration:
+    """Make the PVTs in a model fast, in place: each block, attention and MLP becomes its fast twin.
+
+    Results stay the same up to rounding. Parameters, buffers, names, hooks and the modules
+    themselves stay what they are, so that an optimizer or a state dict made before still fits: a
+    module only changes its class, as FSDP2 does it. Modules with parts that were wrapped, hooked,
+    parametrised or replaced stay plain; where that happens later, a fast module computes plainly
+    from then on. Fast modules have no second derivative and no ``torch.func`` transforms; in
+    ``torch.compile``, exports and traces they are the plain ones.
+
+    Args:
+        model: A backbone, or whatever has some inside.
+
+    Returns:
+        What was swapped and what was not; the latter is logged as well.
+    """
+    done = Acceleration()
+    for name, module in model.named_modules():
+        twin = TWINS.get(type(module))
+        if twin is None:
+            continue
+        # A subclass or an instance with another forward is somebody's own.
+        reason = "it has another forward" if "forward" in vars(module) else obstacle(module, _KNOWN)
+        if reason:
+            done.plain[name] = reason
+        else:
+            module.__class__ = twin
+            done.swapped.append(name)
+    if done.plain:
+        reasons = [f"{name or 'the model'} ({reason})" for name, reason in done.plain.items()]
+        print_log(f"accelerate leaves plain: {some(reasons)}", logger="current")
+    return done
+
+
+def restore(model: nn.Module) -> list[str]:
+    """Make every fast module in a model the plain one that it was, in place.
+
+    Args:
+        model: A model that :func:`accelerate` has changed.
+
+    Returns:
+        The names of the modules that are plain again.
+    """
+    restored = []
+    for name, module in model.named_modules():
+        if type(module) in _PLAIN:
+            module.__class__ = _PLAIN[type(module)]
+            restored.append(name)
+    return restored

@@ -1,0 +1,18 @@
+"""The hook that makes a training or a test use the fast twins of the PVTs' modules."""
+
+from mmengine.hooks import Hook
+from mmengine.runner import Runner
+
+from pvt_mm.kernels import accelerate
+from pvt_mm.registry import HOOKS
+
+__all__ = ["AccelerateHook"]
+
+
+@HOOKS.register_module()
+class AccelerateHook(Hook):
+    """Call :func:`pvt_mm.accelerate` on the model before the run."""
+
+    def before_run(self, runner: Runner) -> None:
+        """Swap the modules; parameters stay the optimizer's."""
+        accelerate(runner.model)
