@@ -55,14 +55,14 @@ def _main(tool, argv, folder, environment, output):
     with open(output, "wb") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
-    sys.exit(importlib.import_module(f"pvt_mm.training.{tool}").main(argv))
+    sys.exit(importlib.import_module(f"pvt_mm.{tool}").main(argv))
 
 
 def run_forked(tool, argv, folder, environment, world_size=1):
     """Run the main function of a tool's module as its script does, but for the imports.
 
     Args:
-        tool: The module in ``pvt_mm.training``.
+        tool: The module in ``pvt_mm``, such as ``"training.train"``.
         argv: The command line without the program's name.
         folder: The current folder.
         environment: All variables of the process.

@@ -92,13 +92,13 @@ def run(folder, tool, *argv):
 def test_a_run_writes_no_secret(tmp_path):
     make_demo_data(tmp_path / "data", DemoSpec(train=2, val=1, size=64))
     options = ["--cfg-options", *(f"{key}={value}" for key, value in SMALL.items())]
-    code, printed = run(tmp_path, "train", CONFIG, "--work-dir", "out", *options)
+    code, printed = run(tmp_path, "training.train", CONFIG, "--work-dir", "out", *options)
     assert code == 0, printed[-3000:]
     flags = ["--work-dir", "out", "--out", "a.pkl"]
-    code, tested = run(tmp_path, "test", CONFIG, "out/epoch_1.pth", *flags, *options)
+    code, tested = run(tmp_path, "training.test", CONFIG, "out/epoch_1.pth", *flags, *options)
     assert code == 0, tested[-3000:]
     url = "https://user:canary-url@localhost:9/a.pth?token=canary-query"
-    code, failed = run(tmp_path, "convert", url, "b.pth", "--to", "timm")
+    code, failed = run(tmp_path, "conversion.tool", url, "b.pth", "--to", "timm")
     assert code == 2
     files = [path for path in tmp_path.rglob("*") if path.is_file()]
     assert {".pth", ".log", ".py", ".json", ".pkl"} <= {path.suffix for path in files}

@@ -81,7 +81,7 @@ def environment_of(folder, **variables):
 
 def run(folder, tool, *argv, world_size=1):
     """Run a tool's main function and return what it printed."""
-    code, printed = run_forked(tool, argv, folder, environment_of(folder), world_size)
+    code, printed = run_forked(f"training.{tool}", argv, folder, environment_of(folder), world_size)
     assert code == 0, printed[-3000:]
     return printed
 

@@ -49,12 +49,17 @@ def accelerate(model: nn.Module) -> Acceleration:
         What was swapped and what was not; the latter is logged as well.
     """
     done = Acceleration()
+    sharded = any(hasattr(module, "_fsdp_wrapped_module") for module in model.modules())
     for name, module in model.named_modules():
         twin = TWINS.get(type(module))
         if twin is None:
             continue
-        # A subclass or an instance with another forward is somebody's own.
-        reason = "it has another forward" if "forward" in vars(module) else obstacle(module, _KNOWN)
+        if sharded:  # parameters come and go, also between a forward pass and its recomputation
+            reason = "FSDP shards the model"
+        elif "forward" in vars(module):
+            reason = "it has another forward"
+        else:
+            reason = obstacle(module, _KNOWN)
         if reason:
             done.plain[name] = reason
         else:
