@@ -70,7 +70,7 @@ def test_optimizer_and_batch(name):
     assert wrapper.optimizer == dict(
         type="AdamW", lr=pytest.approx(lr, rel=1e-4), weight_decay=decay
     )
-    assert wrapper.type == ("AmpOptimWrapper" if amp else "OptimWrapper")
+    assert wrapper.type == ("pvt_mm.AmpOptimWrapper" if amp else "OptimWrapper")
     assert wrapper.get("loss_scale") == ("dynamic" if amp else None)
     clip = HEADS[name.split("_")[0]][1]
     assert (wrapper.get("clip_grad") or {}).get("max_norm") == clip

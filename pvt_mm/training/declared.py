@@ -1,0 +1,50 @@
+"""What a training of ours declares in its config, and how a config that lacks it gets it.
+
+``configs/_base_/runtime.py`` and the recipes that inherit it say the same, so that every entry
+point starts the same training. A config of another project gets it here, from our tools.
+"""
+
+from typing import Any
+
+from mmengine.config import Config, ConfigDict
+
+__all__ = ["CUSTOM_HOOKS", "declare", "declared_hook"]
+
+# As in configs/_base_/runtime.py, in this order: hooks of equal priority are called by it.
+CUSTOM_HOOKS = (
+    "pvt_mm.AccelerateHook",
+    "pvt_mm.Float32BoxesHook",
+    "pvt_mm.MatchingKeysHook",
+    "pvt_mm.DivergenceHook",
+)
+# Ours in the place of mmengine's, which takes the same arguments.
+WRAPPERS = {"AmpOptimWrapper": "pvt_mm.AmpOptimWrapper"}
+
+
+def declare(cfg: Config) -> None:
+    """Add to a config what it lacks of our hooks and types; one that has them stays as it is.
+
+    Args:
+        cfg: The config, changed in place before its Runner is built.
+    """
+    hooks = list(cfg.get("custom_hooks") or ())
+    present = {hook.get("type") for hook in hooks}
+    cfg.custom_hooks = hooks + [{"type": kind} for kind in CUSTOM_HOOKS if kind not in present]
+    if cfg.get("optim_wrapper"):
+        _replace(cfg.optim_wrapper, WRAPPERS)
+
+
+def declared_hook(cfg: Config, kind: str) -> ConfigDict:
+    """Return the hook's dict in a config that went through :func:`declare`, to change it.
+
+    Args:
+        cfg: The config.
+        kind: The type's name, as ``"pvt_mm.DivergenceHook"``.
+    """
+    return next(hook for hook in cfg.custom_hooks if hook.get("type") == kind)
+
+
+def _replace(node: dict[str, Any], replacements: dict[str, str]) -> None:
+    kind = node.get("type")
+    name = kind.__name__ if isinstance(kind, type) else str(kind)
+    node["type"] = replacements.get(name.removeprefix("mmengine."), kind)
