@@ -46,9 +46,11 @@ HOOKS = Registry(
     locations=[
         "pvt_mm.training.accelerating",
         "pvt_mm.training.amp",
+        "pvt_mm.training.bad_samples",
         "pvt_mm.training.divergence",
         "pvt_mm.training.matching",
         "pvt_mm.training.resuming.checkpointing",
+        "pvt_mm.training.resuming.interruption",
     ],
 )
 LOOPS = Registry(

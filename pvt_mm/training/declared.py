@@ -8,6 +8,8 @@ from typing import Any
 
 from mmengine.config import Config, ConfigDict
 
+from pvt_mm.config.loading import log
+
 __all__ = ["CUSTOM_HOOKS", "declare", "declared_hook"]
 
 # As in configs/_base_/runtime.py, in this order: hooks of equal priority are called by it.
@@ -15,10 +17,17 @@ CUSTOM_HOOKS = (
     "pvt_mm.AccelerateHook",
     "pvt_mm.Float32BoxesHook",
     "pvt_mm.MatchingKeysHook",
+    "pvt_mm.BadSamplesHook",
     "pvt_mm.DivergenceHook",
+    "pvt_mm.InterruptionHook",
 )
-# Ours in the place of mmengine's, which takes the same arguments.
+# Ours in the place of mmengine's, which take the same arguments.
 WRAPPERS = {"AmpOptimWrapper": "pvt_mm.AmpOptimWrapper"}
+LOOPS = {
+    "EpochBasedTrainLoop": "pvt_mm.ResumableEpochLoop",
+    "IterBasedTrainLoop": "pvt_mm.ResumableIterLoop",
+}
+CHECKPOINT_HOOKS = {"CheckpointHook": "pvt_mm.SafeCheckpointHook"}
 
 
 def declare(cfg: Config) -> None:
@@ -32,6 +41,14 @@ def declare(cfg: Config) -> None:
     cfg.custom_hooks = hooks + [{"type": kind} for kind in CUSTOM_HOOKS if kind not in present]
     if cfg.get("optim_wrapper"):
         _replace(cfg.optim_wrapper, WRAPPERS)
+    if cfg.get("train_cfg"):
+        if "type" not in cfg.train_cfg:
+            by_epoch = cfg.train_cfg.pop("by_epoch")
+            cfg.train_cfg.type = "EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop"
+        _replace(cfg.train_cfg, LOOPS, "train_cfg")
+    hooks = cfg.setdefault("default_hooks", {})
+    if hooks.setdefault("checkpoint", {"type": "CheckpointHook", "interval": 1}) is not None:
+        _replace(hooks["checkpoint"], CHECKPOINT_HOOKS, "default_hooks.checkpoint")
 
 
 def declared_hook(cfg: Config, kind: str) -> ConfigDict:
@@ -44,7 +61,11 @@ def declared_hook(cfg: Config, kind: str) -> ConfigDict:
     return next(hook for hook in cfg.custom_hooks if hook.get("type") == kind)
 
 
-def _replace(node: dict[str, Any], replacements: dict[str, str]) -> None:
-    kind = node.get("type")
-    name = kind.__name__ if isinstance(kind, type) else str(kind)
-    node["type"] = replacements.get(name.removeprefix("mmengine."), kind)
+def _replace(node: dict[str, Any], replacements: dict[str, str], resumes: str = "") -> None:
+    kind = node.get("type", "OptimWrapper")
+    name = kind.__name__ if isinstance(kind, type) else kind
+    replacement = replacements.get(name.removeprefix("mmengine."))
+    if replacement is not None:
+        node["type"] = replacement
+    elif resumes and name not in replacements.values():
+        log(f"{resumes}: {name} is not known to resume in the middle of an epoch")

@@ -10,17 +10,17 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from pvt_mm.config.loading import add_common_arguments, drop_pretrained, load_config, log
-from pvt_mm.data.bad_samples import allow_bad_images, prepare_bad_images
+from pvt_mm.data.bad_samples import allow_bad_images
 from pvt_mm.errors import UserError, run_tool
 from pvt_mm.training.amp import is_amp
 from pvt_mm.training.declared import declare, declared_hook
 from pvt_mm.training.distributed import prepare_distributed, recorded, set_local_rank
 from pvt_mm.training.divergence import add_divergence_argument
 from pvt_mm.training.preflight import check_train
-from pvt_mm.training.resuming.atomic import AtomicBackend
-from pvt_mm.training.resuming.interruption import train_interruptibly
+from pvt_mm.training.resuming.atomic import disk_faults
+from pvt_mm.training.resuming.interruption import interruptible
 from pvt_mm.training.resuming.latest import latest_checkpoint
-from pvt_mm.training.resuming.resume import prepare_resumable
+from pvt_mm.training.resuming.randomness import make_deterministic
 from pvt_mm.training.sharding import check_sharding, prepare_sharding
 from pvt_mm.training.speed import add_speed_arguments, prepare_speed
 from pvt_mm.training.trackers import TRACKERS, use_trackers
@@ -85,22 +85,19 @@ def run_train(
     declare(cfg)
     if on_divergence is not None:
         declared_hook(cfg, "pvt_mm.DivergenceHook").skip = on_divergence == "skip"
-    prepare_resumable(cfg, deterministic)
+    if deterministic:
+        make_deterministic(cfg)
     prepare_distributed(cfg)
     prepare_sharding(cfg)
     runner = build_runner(cfg)
-    prepare_bad_images(runner)
     prepare_speed(runner, channels_last, compile)
-    train_interruptibly(runner)
+    with interruptible(runner), disk_faults(runner.work_dir):  # whatever the config's loop
+        runner.train()
     return runner
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the config's Runner, of its ``runner_type`` if it names one.
-
-    From now on files are written whole: mmengine lets every process of a test write its metrics.
-    """
-    AtomicBackend.register()
+    """Build the config's Runner, of its ``runner_type`` if it names one."""
     if "name" in (cfg.get("visualizer") or {}):
         # By one name for all, the second run of a process would log into the first one's folder.
         del cfg.visualizer["name"]
