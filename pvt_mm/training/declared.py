@@ -4,6 +4,7 @@
 point starts the same training. A config of another project gets it here, from our tools.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 from mmengine.config import Config, ConfigDict
@@ -37,18 +38,19 @@ def declare(cfg: Config) -> None:
         cfg: The config, changed in place before its Runner is built.
     """
     hooks = list(cfg.get("custom_hooks") or ())
-    present = {hook.get("type") for hook in hooks}
+    present = {_name(hook) for hook in hooks}
     cfg.custom_hooks = hooks + [{"type": kind} for kind in CUSTOM_HOOKS if kind not in present]
     if cfg.get("optim_wrapper"):
         _replace(cfg.optim_wrapper, WRAPPERS)
     if cfg.get("train_cfg"):
-        if "type" not in cfg.train_cfg:
+        if "by_epoch" in cfg.train_cfg:
             by_epoch = cfg.train_cfg.pop("by_epoch")
             cfg.train_cfg.type = "EpochBasedTrainLoop" if by_epoch else "IterBasedTrainLoop"
         _replace(cfg.train_cfg, LOOPS, "train_cfg")
-    hooks = cfg.setdefault("default_hooks", {})
-    if hooks.setdefault("checkpoint", {"type": "CheckpointHook", "interval": 1}) is not None:
-        _replace(hooks["checkpoint"], CHECKPOINT_HOOKS, "default_hooks.checkpoint")
+    usual = {"checkpoint": {"type": "CheckpointHook", "interval": 1}}
+    cfg.default_hooks = {**usual, **(cfg.get("default_hooks") or {})}
+    if cfg.default_hooks.checkpoint is not None:
+        _replace(cfg.default_hooks.checkpoint, CHECKPOINT_HOOKS, "default_hooks.checkpoint")
 
 
 def declared_hook(cfg: Config, kind: str) -> ConfigDict:
@@ -58,14 +60,21 @@ def declared_hook(cfg: Config, kind: str) -> ConfigDict:
         cfg: The config.
         kind: The type's name, as ``"pvt_mm.DivergenceHook"``.
     """
-    return next(hook for hook in cfg.custom_hooks if hook.get("type") == kind)
+    return next(hook for hook in cfg.custom_hooks if _name(hook) == kind)
 
 
 def _replace(node: dict[str, Any], replacements: dict[str, str], resumes: str = "") -> None:
-    kind = node.get("type", "OptimWrapper")
-    name = kind.__name__ if isinstance(kind, type) else kind
-    replacement = replacements.get(name.removeprefix("mmengine."))
+    name = _name(node)
+    replacement = replacements.get(name)
     if replacement is not None:
         node["type"] = replacement
     elif resumes and name not in replacements.values():
         log(f"{resumes}: {name} is not known to resume in the middle of an epoch")
+
+
+def _name(node: Mapping[str, Any]) -> str:
+    """Name a type that may be given as a class; ours with the scope, mmengine's without."""
+    kind = node.get("type")
+    if isinstance(kind, type):
+        return "pvt_mm." * kind.__module__.startswith("pvt_mm.") + kind.__name__
+    return str(kind).removeprefix("mmengine.")
