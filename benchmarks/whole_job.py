@@ -11,7 +11,6 @@ import json
 import sys
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import _paths
@@ -32,7 +31,7 @@ from pvt_mm.costs.benchmark.machine import describe_machine
 from pvt_mm.costs.benchmark.report import SCHEMA, as_table, machine_lines, write_json
 from pvt_mm.costs.benchmark.statistics import ratio_of_medians, summarise
 from pvt_mm.errors import UserError, run_tool
-from pvt_mm.training.amp import prepare_amp
+from pvt_mm.training.amp import float32_boxes
 from pvt_mm.training.speed import use_channels_last
 
 JOBS = {
@@ -94,12 +93,11 @@ class Variant:
         if "fused" in self.options:
             wanted.optimizer.fused = True
         if "amp" in self.options:
-            wanted.type = "AmpOptimWrapper"
-            # What train.py does for --amp, which wants a Runner's two attributes.
-            runner = SimpleNamespace(optim_wrapper=wanted, model=self.model)
-            prepare_amp(runner)
-            wanted = runner.optim_wrapper
-        return build_optim_wrapper(self.model, wanted)
+            wanted.type = "pvt_mm.AmpOptimWrapper"
+        wrapper = build_optim_wrapper(self.model, wanted)
+        if getattr(wrapper, "cast_dtype", None) == torch.bfloat16:
+            float32_boxes(self.model)  # as a training does
+        return wrapper
 
     def _compile(self) -> None:
         # The compiled functions stay inside the clock's, which must not be compiled itself.

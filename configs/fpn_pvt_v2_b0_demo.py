@@ -61,7 +61,7 @@ val_dataloader = dict(batch_size=16, num_workers=1, dataset=dict(**dataset, pipe
 test_dataloader = val_dataloader
 
 max_iters = 2200
-train_cfg = dict(max_iters=max_iters, val_interval=max_iters)
+train_cfg = dict(type="pvt_mm.ResumableIterLoop", max_iters=max_iters, val_interval=max_iters)
 optim_wrapper = dict(
     _delete_=True,
     type="OptimWrapper",
@@ -73,4 +73,7 @@ param_scheduler = [
     dict(type="CosineAnnealingLR", by_epoch=False),
 ]
 auto_scale_lr = dict(enable=False, base_batch_size=8)
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=500, max_keep_ckpts=1))
+default_hooks = dict(
+    logger=dict(interval=25),
+    checkpoint=dict(type="pvt_mm.SafeCheckpointHook", interval=500, max_keep_ckpts=1),
+)

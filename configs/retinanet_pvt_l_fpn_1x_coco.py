@@ -10,4 +10,4 @@ model = dict(
     neck=dict(in_channels=[64, 128, 320, 512]),
 )
 
-optim_wrapper = dict(type="AmpOptimWrapper", loss_scale="dynamic")
+optim_wrapper = dict(type="pvt_mm.AmpOptimWrapper", loss_scale="dynamic")

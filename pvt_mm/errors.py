@@ -59,16 +59,18 @@ class Diverged(Exception):
     """A training has come to numbers that are none; the message says where, and what may help."""
 
 
-class Interrupted(Exception):
+class Interrupted(SystemExit):
     """A signal has stopped a training, after it saved where it was.
+
+    Whatever tool has started the training ends with ``code``, as shells have it: 143 for SIGTERM,
+    130 for SIGINT.
 
     Args:
         number: The signal.
     """
 
     def __init__(self, number: int) -> None:
-        super().__init__(number)
-        self.exit_code = 128 + number  # as shells have it: 143 for SIGTERM, 130 for SIGINT
+        super().__init__(128 + number)
 
 
 def run_tool(action: Callable[[], object]) -> int:
@@ -93,7 +95,7 @@ def run_tool(action: Callable[[], object]) -> int:
         _report(str(error))
         return DIVERGED_CODE
     except Interrupted as stop:  # logged when it stopped
-        return stop.exit_code
+        return stop.code
     return 0
 
 

@@ -11,10 +11,22 @@ from mmengine.registry import HOOKS as MMENGINE_HOOKS
 from mmengine.registry import LOOPS as MMENGINE_LOOPS
 from mmengine.registry import METRICS as MMENGINE_METRICS
 from mmengine.registry import MODELS as MMENGINE_MODELS
+from mmengine.registry import OPTIM_WRAPPER_CONSTRUCTORS as MMENGINE_CONSTRUCTORS
+from mmengine.registry import OPTIM_WRAPPERS as MMENGINE_OPTIM_WRAPPERS
 from mmengine.registry import TRANSFORMS as MMENGINE_TRANSFORMS
 from mmengine.registry import Registry
 
-__all__ = ["DATASETS", "DATA_SAMPLERS", "HOOKS", "LOOPS", "METRICS", "MODELS", "TRANSFORMS"]
+__all__ = [
+    "DATASETS",
+    "DATA_SAMPLERS",
+    "HOOKS",
+    "LOOPS",
+    "METRICS",
+    "MODELS",
+    "OPTIM_WRAPPERS",
+    "OPTIM_WRAPPER_CONSTRUCTORS",
+    "TRANSFORMS",
+]
 
 _CLS = "pvt_mm.classification"
 
@@ -31,8 +43,28 @@ HOOKS = Registry(
     "hook",
     parent=MMENGINE_HOOKS,
     scope="pvt_mm",
-    locations=["pvt_mm.training.accelerating", "pvt_mm.training.resuming.checkpointing"],
+    locations=[
+        "pvt_mm.training.accelerating",
+        "pvt_mm.training.amp",
+        "pvt_mm.training.bad_samples",
+        "pvt_mm.training.divergence",
+        "pvt_mm.training.matching",
+        "pvt_mm.training.resuming.checkpointing",
+        "pvt_mm.training.resuming.interruption",
+    ],
 )
 LOOPS = Registry(
     "loop", parent=MMENGINE_LOOPS, scope="pvt_mm", locations=["pvt_mm.training.resuming.loops"]
+)
+OPTIM_WRAPPERS = Registry(
+    "optimizer wrapper",
+    parent=MMENGINE_OPTIM_WRAPPERS,
+    scope="pvt_mm",
+    locations=["pvt_mm.training.amp"],
+)
+OPTIM_WRAPPER_CONSTRUCTORS = Registry(
+    "optimizer wrapper constructor",
+    parent=MMENGINE_CONSTRUCTORS,
+    scope="pvt_mm",
+    locations=["pvt_mm.training.layer_decay"],
 )

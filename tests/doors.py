@@ -53,7 +53,7 @@ def runner():
     from pvt_mm.training.matching import MatchingKeysHook
 
     runner = make_runner(tempfile.mkdtemp(), 4)
-    runner.register_hook(MatchingKeysHook("its name"))
+    runner.register_hook(MatchingKeysHook())
     return runner
 
 

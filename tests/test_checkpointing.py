@@ -12,11 +12,11 @@ from mmengine.runner import Runner
 from tiny_training import tiny_config
 
 from pvt_mm.errors import UserError
+from pvt_mm.training.declared import declare
 from pvt_mm.training.resuming import atomic
 from pvt_mm.training.resuming.atomic import check_writable, remove_leftovers, write_atomically
-from pvt_mm.training.resuming.interruption import train_interruptibly
 from pvt_mm.training.resuming.latest import latest_checkpoint
-from pvt_mm.training.resuming.resume import prepare_resumable
+from pvt_mm.training.resuming.randomness import make_deterministic
 
 # Where a save may fail, and with what.
 FAULTS = {
@@ -209,7 +209,8 @@ def test_a_moved_folder(tmp_path, logged, monkeypatch):
 def build(folder, **changes):
     cfg = tiny_config(folder, **changes)
     cfg.experiment_name = f"{folder}{random.random()}"
-    prepare_resumable(cfg, deterministic=True)
+    declare(cfg)
+    make_deterministic(cfg)
     return Runner.from_cfg(cfg)
 
 
@@ -256,7 +257,7 @@ def test_at_every_step_a_whole_checkpoint_is_there(tmp_path, monkeypatch, by_epo
     for name in ("replace", "fsync", "unlink", "remove"):
         watch(os, name)
     runner = build(tmp_path, by_epoch=by_epoch, length=4, interval=1)
-    train_interruptibly(runner)
+    runner.train()
     stem = "epoch" if by_epoch else "iter"
     assert [path.name for path in snapshots[-1]] == [f"{stem}_3.pth", f"{stem}_4.pth"]
     assert len(list(tmp_path.glob("best*"))) == 1
@@ -267,7 +268,7 @@ def test_a_full_disk_ends_the_training_with_a_checkpoint(tmp_path, monkeypatch):
     runner = build(tmp_path, length=3)
     fail(monkeypatch, "write", errno.ENOSPC, name="epoch_2")
     with pytest.raises(UserError, match="epoch_2.pth cannot be written: No space left"):
-        train_interruptibly(runner)
+        runner.train()
     monkeypatch.undo()
     names = {path.name for path in tmp_path.iterdir() if path.is_file()}
     assert {"epoch_1.pth", "last_checkpoint"} <= names
@@ -284,4 +285,4 @@ def test_a_full_disk_that_stops_the_logs_is_one_line_too(tmp_path, monkeypatch):
 
     monkeypatch.setattr(runner.visualizer, "add_scalars", full)
     with pytest.raises(UserError, match="scalars.json cannot be written: No space left"):
-        train_interruptibly(runner)
+        runner.train()

@@ -70,7 +70,7 @@ def test_optimizer_and_batch(name):
     assert wrapper.optimizer == dict(
         type="AdamW", lr=pytest.approx(lr, rel=1e-4), weight_decay=decay
     )
-    assert wrapper.type == ("AmpOptimWrapper" if amp else "OptimWrapper")
+    assert wrapper.type == ("pvt_mm.AmpOptimWrapper" if amp else "OptimWrapper")
     assert wrapper.get("loss_scale") == ("dynamic" if amp else None)
     clip = HEADS[name.split("_")[0]][1]
     assert (wrapper.get("clip_grad") or {}).get("max_norm") == clip
@@ -82,7 +82,7 @@ def test_optimizer_and_batch(name):
 def test_schedule(name):
     cfg = parsed(name)
     if "ade20k" in name:
-        assert cfg.train_cfg.type == "IterBasedTrainLoop"
+        assert cfg.train_cfg.type == "pvt_mm.ResumableIterLoop"
         assert cfg.train_cfg.max_iters == 40000
         assert cfg.train_cfg.val_interval == cfg.default_hooks.checkpoint.interval == 4000
         assert cfg.default_hooks.checkpoint.by_epoch is False
@@ -91,7 +91,7 @@ def test_schedule(name):
         return
     (word,) = set(SCHEDULES) & set(name.split("_"))
     epochs, steps = SCHEDULES[word]
-    assert cfg.train_cfg.type == "EpochBasedTrainLoop"
+    assert cfg.train_cfg.type == "pvt_mm.ResumableEpochLoop"
     assert cfg.train_cfg.max_epochs == epochs
     *warm_up, multi_step = cfg.param_scheduler
     assert multi_step.type == "MultiStepLR"

@@ -17,7 +17,7 @@ from pvt_mm.checkpoints import safe_load
 from pvt_mm.data.demo import DemoSpec, make_demo_data
 from pvt_mm.errors import Diverged, run_tool
 from pvt_mm.training import train
-from pvt_mm.training.amp import CPUAmpOptimWrapper
+from pvt_mm.training.amp import AmpOptimWrapper
 from pvt_mm.training.divergence import MAX_SKIPS, DivergenceHook
 
 ROOT = Path(__file__).parents[1]
@@ -71,7 +71,7 @@ NAN, INF, ROOT_OF_ZERO = float("nan"), float("inf"), -1.0
 SETTINGS = {
     "plain": {},
     "clipped": {"clip_grad": {"max_norm": 1.0}},
-    "mixed precision": {"wrapper": CPUAmpOptimWrapper},
+    "mixed precision": {"wrapper": AmpOptimWrapper},
 }
 
 

@@ -1,7 +1,6 @@
 """Which layout a state dict has, where the PVT stands in it, and whole detectors."""
 
 from collections import OrderedDict
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -25,7 +24,7 @@ from pvt_mm.checkpoints import (
 from pvt_mm.checkpoints.key_mapping import locate, to_layout
 from pvt_mm.checkpoints.layouts import LAYOUTS
 from pvt_mm.errors import UserError
-from pvt_mm.training.matching import MatchingKeysHook
+from pvt_mm.training.matching import load_matching
 
 CONFIGS = DATA.parents[1] / "configs"
 PAIRS = [(layout, version) for layout in LAYOUTS for version in layout.versions]
@@ -173,7 +172,7 @@ def test_detector_of_mmdetection_gives_the_same(version):
     for parameter in target.parameters():
         parameter.data.zero_()
     checkpoint = {"state_dict": {f"module.{key}": value for key, value in state.items()}}
-    MatchingKeysHook("a.pth").after_load_checkpoint(SimpleNamespace(model=target), checkpoint)
+    load_matching(target, checkpoint, "a.pth")
     assert difference() < 1e-4
 
 
@@ -185,9 +184,7 @@ def test_detector_of_another_size_is_one_error():
     cfg.neck.out_channels = 32
     model = MMDET_MODELS.build(cfg)
     with pytest.raises(UserError, match="of another shape: .*180 in all"):
-        MatchingKeysHook("a.pth").after_load_checkpoint(
-            SimpleNamespace(model=model), {"state_dict": source.state_dict()}
-        )
+        load_matching(model, {"state_dict": source.state_dict()}, "a.pth")
 
 
 def test_detectors_position_embeddings_are_resized():

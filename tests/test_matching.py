@@ -1,7 +1,5 @@
 """Which checkpoints of whole models are taken: strictly to test, with another head to fine-tune."""
 
-from types import SimpleNamespace
-
 import pytest
 import torch
 from procedural import STATE_DICTS
@@ -12,7 +10,7 @@ from pvt_mm import PVTv2
 from pvt_mm.checkpoints.key_mapping import to_layout
 from pvt_mm.checkpoints.layouts import LAYOUTS
 from pvt_mm.errors import UserError
-from pvt_mm.training.matching import MatchingKeysHook
+from pvt_mm.training.matching import load_matching
 
 
 class Detector(torch.nn.Module):
@@ -24,8 +22,7 @@ class Detector(torch.nn.Module):
 def load(model, state, partly):
     """What a Runner does; returns what it would then load."""
     checkpoint = {"state_dict": dict(state)}
-    hook = MatchingKeysHook("a.pth", partly)
-    hook.after_load_checkpoint(SimpleNamespace(model=model), checkpoint)
+    load_matching(model, checkpoint, "a.pth", partly)
     return checkpoint["state_dict"]
 
 

@@ -83,7 +83,7 @@ def test_metadata_are_those_of_the_config(name):
     assert metadata["Weight Decay"] == wrapper.optimizer.weight_decay == decay
     assert metadata["Batch Size"] == 8 * cfg.train_dataloader.batch_size == 8 * images
     assert ("Mixed Precision" in metadata["Training Techniques"]) == amp
-    assert (wrapper.type == "AmpOptimWrapper") == amp
+    assert (wrapper.type == "pvt_mm.AmpOptimWrapper") == amp
     clipped = bool(wrapper.get("clip_grad"))
     assert ("Gradient Clipping" in metadata["Training Techniques"]) == clipped
     if name.startswith("fpn"):

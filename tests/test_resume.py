@@ -17,9 +17,9 @@ from tiny_training import SIZE, TinyDataset, tiny_config
 from pvt_mm.checkpoints import safe_load
 from pvt_mm.data.demo import DemoSpec, make_demo_data
 from pvt_mm.errors import Interrupted, UserError
-from pvt_mm.training.resuming.interruption import train_interruptibly
+from pvt_mm.training.declared import declare
 from pvt_mm.training.resuming.latest import latest_checkpoint
-from pvt_mm.training.resuming.resume import prepare_resumable
+from pvt_mm.training.resuming.randomness import make_deterministic
 from pvt_mm.training.train import run_train
 
 BATCHES = 4  # of an epoch
@@ -49,14 +49,16 @@ def run(cfg, stop=None, resume=False, deterministic=True):
     cfg.experiment_name = f"{cfg.work_dir}{random.random()}"  # mmengine's loggers are global
     if resume:
         cfg.load_from, cfg.resume = latest_checkpoint(cfg.work_dir), True
-    prepare_resumable(cfg, deterministic)
+    declare(cfg)
+    if deterministic:
+        make_deterministic(cfg)
     runner = Runner.from_cfg(cfg)
     if stop is not None:
         runner.register_hook(StopAt(*stop))
         with pytest.raises(Interrupted):
-            train_interruptibly(runner)
+            runner.train()
     else:
-        train_interruptibly(runner)
+        runner.train()
     return runner
 
 

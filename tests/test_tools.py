@@ -20,7 +20,7 @@ from PIL import Image
 from pvt_mm.checkpoints import safe_load
 from pvt_mm.data.demo import DemoSpec, make_demo_data
 from pvt_mm.errors import UserError
-from pvt_mm.training.amp import CPUAmpOptimWrapper
+from pvt_mm.training.amp import AmpOptimWrapper
 from pvt_mm.training.resuming.atomic import AtomicBackend
 from pvt_mm.training.test import run_test
 
@@ -299,13 +299,13 @@ def test_mixed_precision_of_a_detector_with_masks(folder):
     assert len(losses) == 2
     assert all(np.isfinite(float(loss)) for loss in losses)
     # The config that it leaves behind works on a GPU too.
-    assert "type='AmpOptimWrapper'" in (folder / "amp" / MASK_DETECTOR.name).read_text()
+    assert "type='pvt_mm.AmpOptimWrapper'" in (folder / "amp" / MASK_DETECTOR.name).read_text()
 
 
 def test_cpu_mixed_precision_computes_in_bfloat16():
     model = torch.nn.Linear(4, 2)
     optimizer = torch.optim.SGD(model.parameters(), lr=0.5)
-    wrapper = CPUAmpOptimWrapper(optimizer=optimizer, loss_scale="dynamic")
+    wrapper = AmpOptimWrapper(optimizer=optimizer, loss_scale="dynamic")
     expected = model.bias.detach() - 0.5 * 3  # the gradient of a sum over 3 rows is 3
     with wrapper.optim_context(model):
         outputs = model(torch.ones(3, 4))

@@ -38,6 +38,7 @@ train_dataloader = dict(dataset=dict(data_root=data_root, pipeline=train_pipelin
 val_dataloader = test_dataloader = dict(dataset=dict(data_root=data_root))
 val_evaluator = test_evaluator = dict(ann_file=data_root + _base_.coco_val)
 
-train_cfg = dict(max_epochs=36)
+train_cfg = dict(type="pvt_mm.ResumableEpochLoop", max_epochs=36)
+default_hooks = dict(checkpoint=dict(type="pvt_mm.SafeCheckpointHook"))
 param_scheduler = _base_.schedule_3x
 optim_wrapper = dict(_delete_=True, **_base_.amp_3x)

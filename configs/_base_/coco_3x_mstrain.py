@@ -33,4 +33,4 @@ adamw_3x = dict(
     optimizer=dict(type="AdamW", lr=1e-4, weight_decay=0.05),
     paramwise_cfg=dict(norm_decay_mult=0.0),
 )
-amp_3x = dict(adamw_3x, type="AmpOptimWrapper", loss_scale="dynamic")
+amp_3x = dict(adamw_3x, type="pvt_mm.AmpOptimWrapper", loss_scale="dynamic")

@@ -60,7 +60,7 @@ test_evaluator = val_evaluator
 
 # Held-out images are looked at once, at the end.
 max_epochs = 12
-train_cfg = dict(max_epochs=max_epochs, val_interval=max_epochs)
+train_cfg = dict(type="pvt_mm.ResumableEpochLoop", max_epochs=max_epochs, val_interval=max_epochs)
 optim_wrapper = dict(
     optimizer=dict(_delete_=True, type="AdamW", lr=1e-3, weight_decay=0.05),
     clip_grad=dict(max_norm=1.0),
@@ -71,4 +71,7 @@ param_scheduler = [
     dict(type="CosineAnnealingLR", by_epoch=True, convert_to_iter_based=True),
 ]
 auto_scale_lr = dict(base_batch_size=8)
-default_hooks = dict(logger=dict(interval=25), checkpoint=dict(interval=1, max_keep_ckpts=1))
+default_hooks = dict(
+    logger=dict(interval=25),
+    checkpoint=dict(type="pvt_mm.SafeCheckpointHook", interval=1, max_keep_ckpts=1),
+)

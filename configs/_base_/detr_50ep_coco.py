@@ -19,7 +19,8 @@ val_dataloader = test_dataloader = dict(dataset=dict(data_root=data_root))
 val_evaluator = test_evaluator = dict(ann_file=data_root + _base_.coco_val)
 
 max_epochs = 50
-train_cfg = dict(max_epochs=max_epochs)
+train_cfg = dict(type="pvt_mm.ResumableEpochLoop", max_epochs=max_epochs)
+default_hooks = dict(checkpoint=dict(type="pvt_mm.SafeCheckpointHook"))
 param_scheduler = [
     dict(type="MultiStepLR", by_epoch=True, begin=0, end=max_epochs, milestones=[33], gamma=0.1)
 ]

@@ -29,6 +29,8 @@ val_dataloader = dict(dataset=dict(data_root=data_root, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 
 optimizer = dict(_delete_=True, type="AdamW", lr=2e-4, weight_decay=1e-4)
+train_cfg = dict(type="pvt_mm.ResumableIterLoop")
+default_hooks = dict(checkpoint=dict(type="pvt_mm.SafeCheckpointHook"))
 optim_wrapper = dict(optimizer=optimizer)
 param_scheduler = [dict(type="PolyLR", by_epoch=False, begin=0, end=40000, power=0.9, eta_min=0.0)]
 

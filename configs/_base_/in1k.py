@@ -61,7 +61,7 @@ val_evaluator = dict(type="pvt_mm.TopKAccuracy", topk=(1, 5))
 test_evaluator = val_evaluator
 
 warm_up, max_epochs = 5, 300
-train_cfg = dict(by_epoch=True, max_epochs=max_epochs, val_interval=5)
+train_cfg = dict(type="pvt_mm.ResumableEpochLoop", max_epochs=max_epochs, val_interval=5)
 val_cfg = dict()
 test_cfg = dict()
 
@@ -99,7 +99,7 @@ auto_scale_lr = dict(enable=False, base_batch_size=1024)
 default_hooks = dict(
     logger=dict(type="LoggerHook", interval=100),
     checkpoint=dict(
-        type="CheckpointHook",
+        type="pvt_mm.SafeCheckpointHook",
         interval=1,
         max_keep_ckpts=3,
         save_best="accuracy/top1",

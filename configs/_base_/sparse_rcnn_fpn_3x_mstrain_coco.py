@@ -27,4 +27,6 @@ data_root = _base_.coco_root
 train_dataloader = val_dataloader = test_dataloader = dict(dataset=dict(data_root=data_root))
 val_evaluator = test_evaluator = dict(ann_file=data_root + _base_.coco_val)
 
-optim_wrapper = dict(type="AmpOptimWrapper", loss_scale="dynamic")
+train_cfg = dict(type="pvt_mm.ResumableEpochLoop")
+default_hooks = dict(checkpoint=dict(type="pvt_mm.SafeCheckpointHook"))
+optim_wrapper = dict(type="pvt_mm.AmpOptimWrapper", loss_scale="dynamic")

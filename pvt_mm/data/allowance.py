@@ -5,15 +5,10 @@ from __future__ import annotations
 import json
 import multiprocessing
 import multiprocessing.context
-import os
 from pathlib import Path
 from typing import Any
 
-from mmengine.dist import get_rank
-from mmengine.hooks import Hook
-from mmengine.runner import Runner
-
-__all__ = ["Allowance", "ReportBadImagesHook", "name_sample"]
+__all__ = ["Allowance", "name_sample"]
 
 
 class Allowance:
@@ -62,39 +57,3 @@ def name_sample(entry: dict[str, Any]) -> str:
     """Name a bad sample in a line, from what is written of it."""
     image = "" if entry["image_id"] is None else f" (image {entry['image_id']!r})"
     return f"bad sample {entry['file'] or entry['index']}{image}: {entry['reason']}"
-
-
-class ReportBadImagesHook(Hook):
-    """Logs samples that the workers of this process left out, each once, and how many at the end.
-
-    Args:
-        allowance: Where they are counted.
-    """
-
-    def __init__(self, allowance: Allowance) -> None:
-        self.allowance = allowance
-        self.reported = 0
-        record = allowance.record
-        # What an earlier run wrote is left alone.
-        self.position = os.path.getsize(record) if record.exists() else 0
-
-    def after_train_iter(self, runner: Runner, *args: Any, **kwargs: Any) -> None:
-        """Log what is new."""
-        if self.allowance.used == self.reported:
-            return
-        self.reported = self.allowance.used
-        with self.allowance.record.open() as file:
-            file.seek(self.position)
-            entries = [json.loads(line) for line in file]
-            self.position = file.tell()
-        for entry in entries:
-            if entry["rank"] == get_rank():
-                runner.logger.warning(f"{name_sample(entry)}; the next one takes its place")
-
-    def after_train(self, runner: Runner) -> None:
-        """Log how many samples were left out."""
-        if used := self.allowance.used:
-            runner.logger.warning(
-                f"bad samples left out: {used} of at most {self.allowance.limit} "
-                f"(--skip-bad-images); see {self.allowance.record}"
-            )

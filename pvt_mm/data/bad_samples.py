@@ -2,24 +2,19 @@
 
 from __future__ import annotations
 
-import functools
 import traceback
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 from mmengine.dist import get_rank
-from mmengine.runner import Runner
-from torch.utils.data import DataLoader
 
-from pvt_mm.config.loading import walk
-from pvt_mm.data.allowance import Allowance, ReportBadImagesHook, name_sample
+from pvt_mm.data.allowance import Allowance, name_sample
 from pvt_mm.data.sample_checks import check_masks, check_sample, describe
 from pvt_mm.errors import UserError
 
-__all__ = ["RECORD", "BadSampleError", "allow_bad_images", "prepare_bad_images"]
+__all__ = ["RECORD", "BadSampleError", "allow_bad_images", "guard_samples"]
 
 # In the work directory: a line of JSON for each bad sample.
 RECORD = "bad_images.jsonl"
@@ -54,49 +49,20 @@ def allow_bad_images(cfg: Config, number: int | None) -> None:
     cfg.skip_bad_images = number
 
 
-def prepare_bad_images(runner: Runner) -> None:
-    """Let a Runner's data sets name bad samples, and its training leave out some.
+def guard_samples(dataset: Any, allowance: Allowance, training: bool) -> None:
+    """Let the data sets of a loader name bad samples, and leave out some.
+
+    A wrapper round the data set would hide it from hooks that change its pipeline: so each one's
+    own ``prepare_data`` is replaced, which mmengine 0.10 has no other seat for.
 
     Args:
-        runner: The Runner, before it trains. ``skip_bad_images`` of its config says how many
-            different samples each process may leave out, over all its workers.
+        dataset: The loader's data set; those inside it are guarded.
+        allowance: How many samples may be left out.
+        training: Whether they are trained on; otherwise they are evaluated.
     """
-    build = runner.build_dataloader
-    record = Path(runner.work_dir) / RECORD
-    allowed = runner.cfg.get("skip_bad_images", 0)
-    train = runner.cfg.get("train_dataloader") or {}
-    leave_out = Allowance(allowed, record, train.get("multiprocessing_context"))
-
-    @functools.wraps(build)
-    def build_guarded(dataloader: Any, *args: Any, **kwargs: Any) -> DataLoader:
-        try:
-            loader = build(dataloader, *args, **kwargs)
-        except ValueError as error:
-            # What numpy says when mmengine packs an empty list of samples.
-            if "need at least one array to concatenate" not in str(error):
-                raise
-            raise UserError(_no_samples(dataloader)) from error
-        # By the loader: mmseg's data sets for validation are not in test_mode.
-        training = dataloader == runner._train_dataloader
-        for number, dataset in enumerate(_leaves(loader.dataset)):
-            if not isinstance(dataset.prepare_data, GuardedSamples):
-                # An evaluation without some of its images would be another one.
-                none = Allowance(0, record, loader.multiprocessing_context)
-                allowance = leave_out if training else none
-                dataset.prepare_data = GuardedSamples(dataset, number, allowance, training)
-        return loader
-
-    runner.build_dataloader = build_guarded
-    if allowed:
-        runner.register_hook(ReportBadImagesHook(leave_out))
-
-
-def _no_samples(dataloader: Any) -> str:
-    files = {str(node["ann_file"]) for _, node in walk(dataloader) if node.get("ann_file")}
-    return (
-        f"no image of {', '.join(sorted(files)) or 'the data set'} is left: filter_cfg of the "
-        f"data set drops images without annotations of its classes, and small ones"
-    )
+    for number, leaf in enumerate(_leaves(dataset)):
+        if not isinstance(leaf.prepare_data, GuardedSamples):
+            leaf.prepare_data = GuardedSamples(leaf, number, allowance, training)
 
 
 def _leaves(dataset: Any) -> Iterator[BaseDataset]:

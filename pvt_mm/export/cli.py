@@ -7,7 +7,6 @@ from argparse import ArgumentParser, BooleanOptionalAction
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 from mmengine.config import Config
@@ -28,7 +27,7 @@ from pvt_mm.export.check import can_check, compare
 from pvt_mm.export.export import FORMATS, OPSETS, check_request, export_model
 from pvt_mm.export.metadata import describe
 from pvt_mm.export.signature import Exportable, backbone_exportable, model_exportable
-from pvt_mm.training.matching import MatchingKeysHook
+from pvt_mm.training.matching import load_matching
 from pvt_mm.training.preflight import check_checkpoint
 
 __all__ = ["main", "run_export"]
@@ -118,7 +117,7 @@ def load_exportable(cfg: Config, checkpoint: str, part: str, logits: bool) -> Ex
 def _load(model: nn.Module, path: str) -> Mapping[str, Any]:
     """Load a checkpoint strictly and return its ``meta``."""
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location="cpu", logger="silent")
-    MatchingKeysHook(path).after_load_checkpoint(SimpleNamespace(model=model), checkpoint)
+    load_matching(model, checkpoint, path)
     return checkpoint.get("meta") or {}
 
 

@@ -6,7 +6,6 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
-from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -23,7 +22,7 @@ from pvt_mm.data.dataset_sources import Source, sources
 from pvt_mm.errors import UserError
 from pvt_mm.inference.results import Colour
 from pvt_mm.kernels import accelerate
-from pvt_mm.training.matching import MatchingKeysHook
+from pvt_mm.training.matching import load_matching
 
 __all__ = ["LoadedModel", "load_model"]
 
@@ -95,8 +94,7 @@ def load_model(
     scope = "mmseg" if is_segmentation(cfg) else "mmdet"
     with DefaultScope.overwrite_default_scope(cfg.get("default_scope", scope)):
         network = revert_sync_batchnorm(MODELS.build(cfg.model))
-    # All that the hook asks of a Runner is its model.
-    MatchingKeysHook(path).after_load_checkpoint(SimpleNamespace(model=network), content)
+    load_matching(network, content, path)
     accelerate(network)
     class_names, colours = _classes(content, source, cfg)
     return LoadedModel(

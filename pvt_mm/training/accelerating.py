@@ -1,7 +1,7 @@
 """The hook that makes a training or a test use the fast twins of the PVTs' modules."""
 
 from mmengine.hooks import Hook
-from mmengine.runner import Runner
+from mmengine.runner import FlexibleRunner, Runner
 
 from pvt_mm.kernels import accelerate
 from pvt_mm.registry import HOOKS
@@ -11,8 +11,11 @@ __all__ = ["AccelerateHook"]
 
 @HOOKS.register_module()
 class AccelerateHook(Hook):
-    """Call :func:`pvt_mm.accelerate` on the model before the run."""
+    """Call :func:`pvt_mm.accelerate` on the model before the run, unless it is sharded."""
 
     def before_run(self, runner: Runner) -> None:
         """Swap the modules; parameters stay the optimizer's."""
+        if isinstance(runner, FlexibleRunner):
+            # FSDP has wrapped the blocks already, to recompute what the fast ones free themselves.
+            return
         accelerate(runner.model)

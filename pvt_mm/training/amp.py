@@ -1,65 +1,70 @@
 """Mixed precision where mmengine's own stops short: on CPUs, and in bfloat16."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from mmengine.optim import AmpOptimWrapper, OptimWrapper
+from mmengine.hooks import Hook
+from mmengine.optim import AmpOptimWrapper as MMEngineAmpOptimWrapper
+from mmengine.optim import OptimWrapper
 from mmengine.runner import Runner
 from torch import Tensor, nn
 
 from pvt_mm.config.loading import log
+from pvt_mm.registry import HOOKS, OPTIM_WRAPPERS
 from pvt_mm.training.models import map_tensors
 
-__all__ = ["CPUAmpOptimWrapper", "float32_boxes", "prepare_amp"]
+__all__ = ["AmpOptimWrapper", "Float32BoxesHook", "float32_boxes", "is_amp"]
 
 
-class CPUAmpOptimWrapper(AmpOptimWrapper):
-    """mmengine's ``AmpOptimWrapper`` for CPUs: bfloat16, no loss scaling.
+def is_amp(optim_wrapper: Mapping[str, Any]) -> bool:
+    """Whether this config of a wrapper says mixed precision, by mmengine's class or by ours."""
+    kind = optim_wrapper.get("type")
+    name = kind.__name__ if isinstance(kind, type) else str(kind)
+    return name.rpartition(".")[2] == "AmpOptimWrapper"
+
+
+@OPTIM_WRAPPERS.register_module()
+class AmpOptimWrapper(MMEngineAmpOptimWrapper):
+    """mmengine's ``AmpOptimWrapper``, which works on CPUs too: in bfloat16, without loss scaling.
+
+    On CPUs ``loss_scale``, ``dtype`` and ``use_fsdp`` are ignored: they compute in bfloat16, which
+    has the exponents of float32 and needs no scaling.
 
     Args:
-        loss_scale: Ignored; bfloat16 has the exponents of float32 and needs no scaling.
-        dtype: Ignored; CPUs compute in bfloat16.
-        use_fsdp: Ignored.
-        kwargs: Arguments of ``OptimWrapper``.
+        kwargs: Arguments of mmengine's ``AmpOptimWrapper``.
     """
 
-    def __init__(
-        self,
-        loss_scale: Any = None,
-        dtype: Any = None,
-        use_fsdp: bool = False,
-        **kwargs: Any,
-    ) -> None:
-        # AmpOptimWrapper's own __init__ refuses to run without an accelerator.
-        OptimWrapper.__init__(self, **kwargs)
+    def __init__(self, **kwargs: Any) -> None:
+        if torch.cuda.is_available():
+            super().__init__(**kwargs)
+            return
+        # mmengine 0.10's own __init__ refuses to run without an accelerator.
+        own = ("loss_scale", "dtype", "use_fsdp")
+        OptimWrapper.__init__(self, **{k: v for k, v in kwargs.items() if k not in own})
         self._scale_update_param = None
         # torch < 2.3 has one for CUDA only; switched off they are the same.
         scaler = getattr(torch.amp, "GradScaler", torch.cuda.amp.GradScaler)
         self.loss_scaler = scaler(enabled=False)
         self.cast_dtype = torch.bfloat16
+        log("mixed precision on the CPU: bfloat16 without loss scaling")
 
     def state_dict(self) -> dict:
-        """Leave out the scaler: a GPU run that resumes from here starts with a fresh one."""
+        """Leave out a scaler that is off: a GPU run that resumes from here starts a fresh one."""
         state = super().state_dict()
-        state.pop("loss_scaler")
+        if not self.loss_scaler.is_enabled():
+            state.pop("loss_scaler")
         return state
 
 
-def prepare_amp(runner: Runner) -> None:
-    """Let a built Runner train in mixed precision on this device.
+@HOOKS.register_module()
+class Float32BoxesHook(Hook):
+    """Let a training in bfloat16 compute its boxes in float32; see :func:`float32_boxes`."""
 
-    Does nothing unless the config's optimizer wrapper is an ``AmpOptimWrapper``. The Runner's
-    config, which it has written to the work directory, keeps the portable type.
-    """
-    wrapper = runner.optim_wrapper
-    if not isinstance(wrapper, dict) or wrapper.get("type") != "AmpOptimWrapper":
-        return
-    on_cpu = not torch.cuda.is_available()
-    if on_cpu:
-        log("mixed precision on the CPU: bfloat16 without loss scaling")
-        runner.optim_wrapper = {**wrapper, "type": CPUAmpOptimWrapper}
-    if on_cpu or str(wrapper.get("dtype")).endswith("bfloat16"):
-        float32_boxes(runner.model)
+    def before_train(self, runner: Runner) -> None:
+        """Reach into heads and RoI extractors, if the optimizer's wrapper says bfloat16."""
+        if getattr(runner.optim_wrapper, "cast_dtype", None) == torch.bfloat16:
+            float32_boxes(runner.model)
 
 
 def float32_boxes(model: nn.Module) -> None:

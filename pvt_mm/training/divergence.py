@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pvt_mm.config.loading import log
 from pvt_mm.errors import Diverged, some
+from pvt_mm.registry import HOOKS
 from pvt_mm.training.models import innermost
 from pvt_mm.training.resuming.latest import latest_checkpoint
 
@@ -26,9 +27,8 @@ def add_divergence_argument(parser: ArgumentParser) -> None:
     parser.add_argument(
         "--on-divergence",
         choices=("stop", "skip"),
-        default="stop",
-        help="what to do when the loss or a gradient is NaN or infinite: stop (exit code 3), or "
-        f"skip that step, at most {MAX_SKIPS} times in a row",
+        help="what to do when the loss or a gradient is NaN or infinite: stop (exit code 3), which "
+        f"is the default, or skip that step, at most {MAX_SKIPS} times in a row",
     )
 
 
@@ -40,6 +40,7 @@ class _Iteration(NamedTuple):
     is_finite: Tensor
 
 
+@HOOKS.register_module()
 class DivergenceHook(Hook):
     """Check the loss and the gradients before each step of the optimizer.
 

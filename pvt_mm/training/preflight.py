@@ -12,6 +12,7 @@ from pvt_mm.data.data_checks import check_data
 from pvt_mm.data.demo.make_data import make_absent_demo_data
 from pvt_mm.errors import UserError
 from pvt_mm.training.distributed import check_device
+from pvt_mm.training.resuming.atomic import check_writable
 
 __all__ = ["check_checkpoint", "check_test", "check_train"]
 
@@ -31,6 +32,8 @@ def check_train(cfg: Config) -> None:
     make_absent_demo_data(cfg, splits)
     check_data(cfg, splits, read_annotations=_is_first_here())
     _load_pretrained(cfg)
+    if _is_first_here():
+        check_writable(cfg.work_dir)
 
 
 def check_test(cfg: Config) -> None:

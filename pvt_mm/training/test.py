@@ -10,8 +10,8 @@ from mmengine.config import Config
 
 from pvt_mm.config.loading import add_common_arguments, is_classification, load_config
 from pvt_mm.errors import UserError, run_tool
+from pvt_mm.training.declared import declare
 from pvt_mm.training.distributed import prepare_distributed, recorded, set_local_rank
-from pvt_mm.training.matching import MatchingKeysHook
 from pvt_mm.training.outputs import PictureHook, check_display, save_predictions
 from pvt_mm.training.preflight import check_test
 from pvt_mm.training.sharding import without_sharding
@@ -74,11 +74,11 @@ def run_test(
     check_test(cfg)
     if tta:
         use_tta(cfg)
+    declare(cfg)
     prepare_distributed(cfg)
     without_sharding(cfg)
     runner = build_runner(cfg)
     prepare_speed(runner, channels_last, compile)
-    runner.register_hook(MatchingKeysHook(cfg.load_from))
     if show or show_dir is not None:
         folder = None if show_dir is None else Path(show_dir).absolute()
         runner.register_hook(PictureHook(folder, show, wait_time, _score_threshold(cfg)))

@@ -10,18 +10,18 @@ from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
 from pvt_mm.config.loading import add_common_arguments, drop_pretrained, load_config, log
-from pvt_mm.data.bad_samples import allow_bad_images, prepare_bad_images
+from pvt_mm.data.bad_samples import allow_bad_images
 from pvt_mm.errors import UserError, run_tool
-from pvt_mm.training.amp import prepare_amp
+from pvt_mm.training.amp import is_amp
+from pvt_mm.training.declared import declare, declared_hook
 from pvt_mm.training.distributed import prepare_distributed, recorded, set_local_rank
-from pvt_mm.training.divergence import DivergenceHook, add_divergence_argument
-from pvt_mm.training.matching import MatchingKeysHook
+from pvt_mm.training.divergence import add_divergence_argument
 from pvt_mm.training.preflight import check_train
-from pvt_mm.training.resuming.atomic import AtomicBackend
-from pvt_mm.training.resuming.interruption import train_interruptibly
+from pvt_mm.training.resuming.atomic import disk_faults
+from pvt_mm.training.resuming.interruption import interruptible
 from pvt_mm.training.resuming.latest import latest_checkpoint
-from pvt_mm.training.resuming.resume import prepare_resumable
-from pvt_mm.training.sharding import ShardedKeysHook, check_sharding, is_sharded, prepare_sharding
+from pvt_mm.training.resuming.randomness import make_deterministic
+from pvt_mm.training.sharding import check_sharding, prepare_sharding
 from pvt_mm.training.speed import add_speed_arguments, prepare_speed
 from pvt_mm.training.trackers import TRACKERS, use_trackers
 
@@ -40,7 +40,7 @@ def run_train(
     compile: bool = False,
     skip_bad_images: int | None = None,
     log_to: str | None = None,
-    on_divergence: str = "stop",
+    on_divergence: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = "none",
 ) -> Runner:
@@ -58,7 +58,8 @@ def run_train(
         skip_bad_images: How many bad samples to leave out before the run stops; what the config
             says, or none, by default.
         log_to: One of tensorboard, wandb, mlflow; TensorBoard is used wherever it is installed.
-        on_divergence: 'stop' or 'skip' a step whose loss or gradient is not finite.
+        on_divergence: 'stop' or 'skip' a step whose loss or gradient is not finite; what the
+            config says, or 'stop', by default.
         cfg_options: Changes of the config, by dotted key.
         launcher: One of none, pytorch, slurm, mpi.
 
@@ -81,27 +82,22 @@ def run_train(
     allow_bad_images(cfg, skip_bad_images)
     use_trackers(cfg, log_to)
     check_train(cfg)
-    prepare_resumable(cfg, deterministic)
+    declare(cfg)
+    if on_divergence is not None:
+        declared_hook(cfg, "pvt_mm.DivergenceHook").skip = on_divergence == "skip"
+    if deterministic:
+        make_deterministic(cfg)
     prepare_distributed(cfg)
     prepare_sharding(cfg)
     runner = build_runner(cfg)
-    prepare_amp(runner)
-    prepare_bad_images(runner)
     prepare_speed(runner, channels_last, compile)
-    if cfg.get("load_from"):
-        keys_hook = ShardedKeysHook if is_sharded(cfg) else MatchingKeysHook
-        runner.register_hook(keys_hook(cfg.load_from, partly=not cfg.get("resume")))
-    runner.register_hook(DivergenceHook(skip=on_divergence == "skip"))
-    train_interruptibly(runner)
+    with interruptible(runner), disk_faults(runner.work_dir):  # whatever the config's loop
+        runner.train()
     return runner
 
 
 def build_runner(cfg: Config) -> Runner:
-    """Build the config's Runner, of its ``runner_type`` if it names one.
-
-    From now on files are written whole: mmengine lets every process of a test write its metrics.
-    """
-    AtomicBackend.register()
+    """Build the config's Runner, of its ``runner_type`` if it names one."""
     if "name" in (cfg.get("visualizer") or {}):
         # By one name for all, the second run of a process would log into the first one's folder.
         del cfg.visualizer["name"]
@@ -110,12 +106,12 @@ def build_runner(cfg: Config) -> Runner:
 
 def _enable_amp(cfg: Config) -> None:
     kind = cfg.optim_wrapper.get("type", "OptimWrapper")
-    if kind == "AmpOptimWrapper":
+    if is_amp(cfg.optim_wrapper):
         log("--amp: the config trains in mixed precision already")
         return
     if kind != "OptimWrapper":
         raise UserError(f"--amp needs optim_wrapper.type 'OptimWrapper', but it is {kind!r}")
-    cfg.optim_wrapper.type = "AmpOptimWrapper"
+    cfg.optim_wrapper.type = "pvt_mm.AmpOptimWrapper"
     cfg.optim_wrapper.setdefault("loss_scale", "dynamic")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from importlib import import_module
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -24,14 +23,13 @@ from pvt_mm.costs.benchmark.contenders import Unavailable, mmdet_arguments
 from pvt_mm.costs.benchmark.steps import autocast
 from pvt_mm.costs.benchmark.workloads import Workload
 from pvt_mm.errors import UserError
-from pvt_mm.training.amp import prepare_amp
+from pvt_mm.training.amp import float32_boxes, is_amp
 
 __all__ = ["import_models", "input_shape", "mmdet_backbone", "prepare_config", "synthetic_batch"]
 
 OBJECTS = 10  # in every synthetic image
 CLASSES = 4
 STRIDE = 32
-BFLOAT16 = {"type": "AmpOptimWrapper", "dtype": "bfloat16"}
 
 
 def prepare_config(contender: str, case: Case) -> Workload:
@@ -62,8 +60,7 @@ def prepare_config(contender: str, case: Case) -> Workload:
     model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(case.device)
     model.init_weights()
     if case.dtype == "bfloat16":
-        # What train.py does for --amp: boxes stay in float32, for which it wants a Runner.
-        prepare_amp(SimpleNamespace(optim_wrapper=BFLOAT16, model=model))
+        float32_boxes(model)  # as a training in bfloat16 does
     batch = synthetic_batch(cfg, case.shape or input_shape(cfg, case.mode), case.batch)
     if case.compile:
         model.backbone.compile(dynamic=case.dynamic or None)
@@ -113,7 +110,7 @@ def _copy(batch: dict[str, list]) -> dict[str, list]:
 
 def _leave_amp_to_the_case(cfg: Config) -> None:
     wrapper = cfg.optim_wrapper
-    if wrapper.get("type") == "AmpOptimWrapper":
+    if is_amp(wrapper):
         wrapper.type = "OptimWrapper"
         for key in ("loss_scale", "dtype"):
             wrapper.pop(key, None)

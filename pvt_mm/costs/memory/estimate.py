@@ -9,6 +9,7 @@ from torch import nn
 
 from pvt_mm.backbones.block import Block
 from pvt_mm.costs.memory.activations import build_on_meta, count_activations
+from pvt_mm.training.amp import is_amp
 
 __all__ = ["OVERHEAD", "Estimate", "estimate"]
 
@@ -64,7 +65,7 @@ def estimate(
     """
     wrapper = cfg.optim_wrapper
     if amp is None:
-        amp = wrapper.get("type") == "AmpOptimWrapper"
+        amp = is_amp(wrapper)
     recomputes = _pop_recompute(cfg)
     model = build_on_meta(cfg)
     counted = count_activations(model, shape, batch, amp)

@@ -36,9 +36,12 @@ class SafeCheckpointHook(CheckpointHook):
     _position: dict[str, Any] | None = None
     _last_saved: tuple[int, int] | None = None  # complete epochs and iterations
 
-    def before_train(self, runner: Runner) -> None:
-        """Settle how files are written, and set the train loop where the checkpoint was."""
+    def before_run(self, runner: Runner) -> None:
+        """Let all files be written whole: every process of a test writes its metrics."""
         AtomicBackend.register()
+
+    def before_train(self, runner: Runner) -> None:
+        """Tidy up the work directory, and set the train loop where the checkpoint was."""
         super().before_train(runner)
         if is_main_process() and isinstance(self.file_backend, AtomicBackend):
             remove_leftovers(self.out_dir)

@@ -16,37 +16,36 @@ import torch
 from mmengine.dist import all_reduce, barrier
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
-from torch import nn
 from torch.utils.data import DataLoader
 
 from pvt_mm.errors import Interrupted
-from pvt_mm.training.resuming.atomic import disk_faults
+from pvt_mm.registry import HOOKS
 from pvt_mm.training.resuming.checkpointing import SafeCheckpointHook
 
-__all__ = ["InterruptionHook", "train_interruptibly"]
+__all__ = ["InterruptionHook", "interruptible"]
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # Launchers pass on a signal that the terminal has sent to the whole group already.
 ECHO = 0.5  # seconds
 
 
-def train_interruptibly(runner: Runner) -> nn.Module:
-    """Train; on SIGTERM or SIGINT save at the end of the current iteration and stop.
+@contextmanager
+def interruptible(runner: Runner) -> Iterator[None]:
+    """Let the block, a training, end by SIGTERM or SIGINT as :class:`InterruptionHook` says.
 
-    A second signal ends the process at once. Afterwards no worker of a data loader is left.
-
-    Returns:
-        The trained model.
+    Our train loops run in it; a Runner without that hook is left alone. Afterwards no worker of a
+    data loader is left.
 
     Raises:
         Interrupted: After a signal.
-        UserError: If a file cannot be written for want of space.
     """
-    hook = InterruptionHook()
-    runner.register_hook(hook, priority="LOWEST")
+    hook = next((hook for hook in runner.hooks if isinstance(hook, InterruptionHook)), None)
+    if hook is None:
+        yield
+        return
     try:
-        with hook.listening(), disk_faults(runner.work_dir):
-            return runner.train()
+        with hook.listening():
+            yield
     except Interrupted as stop:
         traceback.clear_frames(stop.__traceback__)  # they hold the validation's iterator
         raise
@@ -57,8 +56,15 @@ def train_interruptibly(runner: Runner) -> nn.Module:
         hook.kill_workers()
 
 
+@HOOKS.register_module()
 class InterruptionHook(Hook):
-    """Asks, after each iteration, whether any process of the run was told to stop."""
+    """On SIGTERM or SIGINT saves at the end of the current iteration and stops.
+
+    After each iteration it asks whether any process of the run was told to. A second signal ends
+    the process at once.
+    """
+
+    priority = "LOWEST"
 
     def __init__(self) -> None:
         self.received: int = 0  # the signal
@@ -87,7 +93,7 @@ class InterruptionHook(Hook):
             self.received, self.since = number, now
         elif now - self.since > ECHO:
             self.kill_workers()
-            os._exit(Interrupted(number).exit_code)
+            os._exit(Interrupted(number).code)
 
     def kill_workers(self) -> None:
         """Kill the processes that were started since the hook was made."""

@@ -9,8 +9,11 @@ from mmengine.runner import EpochBasedTrainLoop, IterBasedTrainLoop, Runner
 from torch import nn
 from torch.utils.data import DataLoader
 
-from pvt_mm.config.loading import log
+from pvt_mm.config.loading import log, walk
+from pvt_mm.errors import UserError
 from pvt_mm.registry import LOOPS
+from pvt_mm.training.resuming.atomic import disk_faults
+from pvt_mm.training.resuming.interruption import interruptible
 from pvt_mm.training.resuming.loading import ResumableLoader
 from pvt_mm.training.resuming.randomness import seed_everything
 
@@ -71,6 +74,17 @@ class _Resumable:
             self.runner.val_loop.run()
             self.validated = self._iter
 
+    def run(self) -> nn.Module:
+        """Train, and validate when it is due.
+
+        Raises:
+            Interrupted: After a signal, if the config declares the hook for it.
+            UserError: If a file cannot be written for want of space.
+        """
+        with interruptible(self.runner), disk_faults(self.runner.work_dir):
+            self._train()
+        return self.runner.model
+
     def run_iter(self, *batch: Any) -> None:
         """Train on a batch, with random numbers that depend on the seed and iteration alone."""
         seed_everything(self.runner.seed, self._iter)
@@ -102,8 +116,7 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
                 f"{len(self.dataloader)}: epoch {self._epoch + 1} begins anew"
             )
 
-    def run(self) -> nn.Module:
-        """Train, and validate when it is due."""
+    def _train(self) -> None:
         self.runner.call_hook("before_train")
         if self._iter and not self.first:
             self._validate_if_due(self._epoch, self._max_epochs)
@@ -112,7 +125,6 @@ class ResumableEpochLoop(_Resumable, EpochBasedTrainLoop):
             self._decide_current_val_interval()
             self._validate_if_due(self._epoch, self._max_epochs)
         self.runner.call_hook("after_train")
-        return self.runner.model
 
     def run_epoch(self) -> None:
         """Train on what is left of the epoch."""
@@ -142,8 +154,7 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
     def _find_place(self, batches: int) -> None:
         """The iteration is the place."""
 
-    def run(self) -> nn.Module:
-        """Train, and validate when it is due."""
+    def _train(self) -> None:
         self.runner.call_hook("before_train")
         self.runner.call_hook("before_train_epoch")
         self.dataloader.start_at(self.runner.seed, 0, self._iter)
@@ -157,7 +168,6 @@ class ResumableIterLoop(_Resumable, IterBasedTrainLoop):
                 self._validate_if_due(self._iter, self._max_iters)
         self.runner.call_hook("after_train_epoch")
         self.runner.call_hook("after_train")
-        return self.runner.model
 
 
 def _resumable(
@@ -166,5 +176,19 @@ def _resumable(
     if isinstance(dataloader, dict):
         # As mmengine's BaseLoop builds it.
         varied = runner._randomness_cfg.get("diff_rank_seed", False)
-        dataloader = runner.build_dataloader(dataloader, runner.seed, varied)
+        try:
+            dataloader = runner.build_dataloader(dataloader, runner.seed, varied)
+        except ValueError as error:
+            # What numpy says when mmengine packs an empty list of samples.
+            if "need at least one array to concatenate" not in str(error):
+                raise
+            raise UserError(_no_samples(dataloader)) from error
     return ResumableLoader(dataloader, endless)
+
+
+def _no_samples(dataloader: dict) -> str:
+    files = {str(node["ann_file"]) for _, node in walk(dataloader) if node.get("ann_file")}
+    return (
+        f"no image of {', '.join(sorted(files)) or 'the data set'} is left: filter_cfg of the "
+        f"data set drops images without annotations of its classes, and small ones"
+    )

@@ -5,6 +5,7 @@ from importlib.util import find_spec
 from mmengine.config import Config
 
 from pvt_mm.errors import UserError
+from pvt_mm.training.amp import is_amp
 
 __all__ = ["check_sharding", "is_sharded"]
 
@@ -45,7 +46,7 @@ def check_sharding(cfg: Config, channels_last: bool = False, compile: bool = Fal
         )
     if cfg.launcher == "none":
         raise UserError(f"{kind} needs a process for each GPU: start it with tools/dist_train.sh")
-    if cfg.optim_wrapper.get("type") == "AmpOptimWrapper":
+    if is_amp(cfg.optim_wrapper):
         remedy = "model_wrapper.mixed_precision" if kind in FSDP else "bf16 or fp16"
         raise UserError(
             f"--amp and AmpOptimWrapper do not work with {kind}; use OptimWrapper and "
