@@ -84,7 +84,9 @@ def seg_place(root, case):
     write_images(root / "img")
     (root / "labels").mkdir()
     for number in (1, 2, 3):
-        write_labels(root, number, noise(number, (HEIGHT, WIDTH)) % len(SEG_CLASSES))
+        write_labels(
+            root, number, noise(number, (HEIGHT, WIDTH)) % len(SEG_CLASSES) + case.reduce_zero_label
+        )
     case.spoil(root, {})
     zero = f"reduce_zero_label={case.reduce_zero_label}"
     write_config(
@@ -516,6 +518,110 @@ MASK_CASES = {
     "no size": Case(annotation(segmentation=dict(counts=[1, 2])), "rle-size", named="None"),
     "crowd of a wrong size": Case(
         annotation(iscrowd=1, segmentation=dict(size=[1, 1], counts=[1])), "rle-size"
+    ),
+}
+
+
+def all_maps(change):
+    """Change all label maps, given as arrays."""
+
+    def spoil(root, whole):
+        for number in (1, 2, 3):
+            array = np.asarray(Image.open(root / "labels" / f"{number}.png")).copy()
+            write_labels(root, number, change(array).astype(np.uint8))
+
+    return spoil
+
+
+def all_annotations(**changes):
+    return lambda root, whole: [changed(entry, changes) for entry in whole["annotations"]]
+
+
+def enlarged(root, whole):
+    """Give the images 20 times the size, so that the resizing leaves 2 pixels of each object."""
+    for number, entry in enumerate(whole["images"], 1):
+        size = (20 * HEIGHT, 20 * WIDTH, 3)
+        Image.fromarray(noise(number, size)).save(root / "img" / f"{number}.jpg")
+        entry.update(width=20 * WIDTH, height=20 * HEIGHT)
+
+
+# What no single image or annotation shows.
+WHOLE_CASES = {
+    "all crowds": Case(
+        all_annotations(iscrowd=1), "targets-none", "file", "none of 3 annotations", masks=False
+    ),
+    "all crowds to evaluate": Case(
+        all_annotations(iscrowd=1), "targets-none", "file", "3 are crowds", evaluation=True
+    ),
+    "all ignored": Case(all_annotations(ignore=1), "targets-none", "file", "none of 3 annotations"),
+    "crowds and ignored": Case(
+        lambda root, c: (
+            [entry.update(iscrowd=1) for entry in c["annotations"][:2]],
+            c["annotations"][2].update(ignore=1),
+        ),
+        "targets-none",
+        "file",
+        "2 are crowds",
+    ),
+    "all of a class that is not the data set's": Case(
+        lambda root, c: (
+            c["categories"].append(dict(id=3, name="ring")),
+            [entry.update(category_id=3) for entry in c["annotations"]],
+        ),
+        "targets-none",
+        "file",
+    ),
+    "all tiny": Case(enlarged, "targets-tiny", "file", "3 of 3 objects are under 8 pixels"),
+    "a class that no object has": Case(lambda root, c: None, "class-unseen", "file", "box"),
+    "a class in another case": Case(
+        content(lambda c: c["categories"][0].update(name="Disc")),
+        "class-name",
+        "file",
+        "class 'disc' of the data set is 'Disc' in the file",
+    ),
+    "a class with a blank": Case(
+        content(lambda c: c["categories"][1].update(name="box ")), "class-name", "file", "'box '"
+    ),
+    "all classes in another case": Case(
+        content(lambda c: [entry.update(name=entry["name"].upper()) for entry in c["categories"]]),
+        "class-name",
+        "file",
+        "none of the data set's classes (disc, box) is a category (DISC, BOX)",
+        evaluation=True,
+    ),
+}
+SEG_WHOLE_CASES = {
+    "masks of 0 and 255": Case(
+        all_maps(lambda array: np.where(array > 0, 255, 0)),
+        "targets-one-class",
+        "set",
+        "only 'sky' is in the label maps of all 3 samples; their values are 0, 255, of which 255",
+    ),
+    "masks of 0 and 255 to evaluate": Case(
+        all_maps(lambda array: np.where(array > 0, 255, 0)),
+        "targets-one-class",
+        "set",
+        evaluation=True,
+    ),
+    "one value": Case(all_maps(np.ones_like), "targets-one-class", "set", "only 'wall'"),
+    "nothing": Case(
+        all_maps(lambda array: np.full_like(array, 255)), "targets-none", "set", "every pixel"
+    ),
+    "a class that no pixel has": Case(
+        all_maps(lambda array: array % 2), "class-unseen", "set", "no pixel of road"
+    ),
+    "classes from 0, zero reduced": Case(
+        all_maps(lambda array: array - 1),
+        "targets-maybe-shifted",
+        "set",
+        "0 is ignored, 1 is 'sky', 2 is 'wall', 3 is 'road'",
+        reduce_zero_label=True,
+    ),
+    "half ignored": Case(
+        all_maps(lambda array: np.where(np.arange(WIDTH) < WIDTH // 2, 255, array)),
+        "targets-ignored",
+        "set",
+        "50%",
     ),
 }
 

@@ -277,7 +277,10 @@ def test_a_mistake_is_one_line(arguments, message, capsys):
 def test_a_peer_that_nobody_knows_is_refused(capsys):
     with pytest.raises(SystemExit):
         cli.main(["pvt_small", "--against", "mmdet,jax"])
-    assert "jax is unknown; known are pvt_mm_plain, mmdet, timm, transformers" in capsys.readouterr().err
+    assert (
+        "jax is unknown; known are pvt_mm_plain, mmdet, timm, transformers"
+        in capsys.readouterr().err
+    )
 
 
 @pytest.fixture

@@ -57,7 +57,9 @@ def write_coco(root):
 def write_ade(root):
     for split in ("training", "validation"):
         write_image(root / "images" / split / "1.jpg")
-        write_image(root / "annotations" / split / "1.png", (8, 8))
+        (root / "annotations" / split).mkdir(parents=True)
+        labels = np.arange(64, dtype=np.uint8).reshape(8, 8) % 5
+        Image.fromarray(labels).save(root / "annotations" / split / "1.png")
 
 
 @pytest.fixture
@@ -145,6 +147,9 @@ OPTION_MISTAKES = {
     f"{key}={value}": (f"val_dataloader.dataset.{key}={value}", [f"dataset.{key}", *named])
     for key, value, *named in (
         ("metainfo.classes", "True", "names", "True"),
+        ("metainfo.classes", "bolt", "a comma: ('bolt',)"),
+        ("metainfo.classes", "[bolt,1]", "texts", "1"),
+        ("metainfo.classes", "[bolt,nut,bolt]", "'bolt' twice"),
         ("data_root", "True", "a folder", "True"),
         ("data_prefix", "7", "a dict", "7"),
         ("backend_args", "[", "a dict", "'['"),

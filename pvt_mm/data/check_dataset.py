@@ -17,6 +17,7 @@ from pvt_mm.data.checks import ERROR, KINDS, WARNING, Finding, Findings
 from pvt_mm.data.data_checks import check_files
 from pvt_mm.data.dataset_sources import Source, sources
 from pvt_mm.data.image_checks import ImageTask, check_images
+from pvt_mm.data.targets import check_targets
 from pvt_mm.errors import UserError, run_tool
 from pvt_mm.wording import some
 
@@ -82,7 +83,7 @@ def check_dataset(
     reports: dict[str, Report] = {}
     for source in found:
         # Validation and test mostly share a data set.
-        key = repr((source.config, source.dataset.test_mode))
+        key = repr((source.config, source.evaluation))
         if key in reports:
             reports[key].names.append(source.where)
         else:
@@ -92,8 +93,7 @@ def check_dataset(
 
 def _check(source: Source, limit: int | None, workers: int) -> Report:
     dataset = source.dataset
-    folder = dataset.data_prefix.get("img_path") or dataset.data_prefix.get("img")
-    report = Report([source.where], str(dataset.ann_file or folder or dataset.data_root))
+    report = Report([source.where], source.name)
     if source.reads_coco:
         tasks = _check_annotations(source, report)
     else:
@@ -109,6 +109,8 @@ def _check(source: Source, limit: int | None, workers: int) -> Report:
         tasks = [tasks[index * len(tasks) // limit] for index in range(limit)]
         report.facts += f", {limit} of them read"
     check_images(tasks, source.image_reader(), source.label_reader(), workers, report.findings)
+    if limit != 0 and not report.findings.count(ERROR):
+        check_targets(source, report.findings)
     return report
 
 

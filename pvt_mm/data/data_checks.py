@@ -1,7 +1,6 @@
 """Checks of the data sets that a run is going to use, before it starts."""
 
 import os
-from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
@@ -11,13 +10,15 @@ from mmengine.dataset import BaseDataset
 from pvt_mm.config.loading import log, walk
 from pvt_mm.data.checks import (
     ERROR,
+    KINDS,
+    OF_THE_WHOLE,
     PER_SAMPLE,
     WARNING,
-    CocoFile,
     Findings,
 )
 from pvt_mm.data.dataset_sources import Source, sources
 from pvt_mm.data.image_checks import ImageTask, find_faults
+from pvt_mm.data.targets import check_targets
 from pvt_mm.errors import UserError, some
 
 __all__ = ["check_data", "check_files"]
@@ -66,6 +67,7 @@ def check_data(cfg: Config, splits: tuple[str, ...], read_annotations: bool = Tr
             check_files(source)
             if read_annotations:
                 _check_contents(source, spared if split == "train" else 0)
+                _check_targets(source)
             _check_heads(cfg, source.where, source.dataset)
             # A data set may know more about itself, as a classifier's does.
             find_problem = getattr(source.dataset, "find_problem", None)
@@ -101,6 +103,13 @@ def _check_contents(source: Source, spared: int) -> None:
         _check_coco(source, spared)
     elif not dataset.ann_file or Path(dataset.ann_file).is_dir():
         _check_folders(source, spared)
+
+
+def _check_targets(source: Source) -> None:
+    """Check what the loss will see; log what may be meant otherwise, each in a line."""
+    findings = Findings()
+    check_targets(source, findings)
+    _refuse(source.where, findings, 0)
 
 
 def _root_hint(data_root: str) -> str:
@@ -145,7 +154,8 @@ def _check_coco(source: Source, spared: int) -> None:
     findings = Findings()
     content = source.check_annotations(findings)
     _refuse(where, findings, spared)
-    _check_names(where, source.classes, path, content)
+    if absent := [name for name in source.classes if name not in content.names]:
+        log(f"{where}: {len(absent)} classes have no category in {path}: {some(absent)}")
     images = list(content.images.values())
     findings, reader = Findings(), source.image_reader()
     for image in images[:: max(1, len(images) // SAMPLES)][:SAMPLES]:
@@ -169,20 +179,16 @@ def _refuse(where: str, findings: Findings, spared: int) -> None:
     if errors > min(of_samples, spared):
         first = findings.first_error
         others = f"; {errors} errors in all" if errors > 1 else ""
-        raise UserError(f"{where}: {first}; expected {first.expected}{others}; {ADVICE}")
-    if noted := errors + findings.count(WARNING):
+        mend = f"; {KINDS[first.kind].advice}" if first.kind in OF_THE_WHOLE else ""
+        raise UserError(f"{where}: {first}; expected {first.expected}{mend}{others}; {ADVICE}")
+    said = 0
+    for level, kind, count, examples in findings.groups():
+        if level == WARNING and kind in OF_THE_WHOLE:
+            said += count
+            for finding in examples:
+                log(f"{where}: {finding}; expected {finding.expected}; {KINDS[kind].advice}")
+    if noted := errors + findings.count(WARNING) - said:
         log(f"{where}: {noted} entries or files are not as they should be; {ADVICE}")
-
-
-def _check_names(where: str, classes: Iterable[str], path: Path, content: CocoFile) -> None:
-    absent = [name for name in classes if name not in content.names]
-    if classes and len(absent) == len(classes):
-        raise UserError(
-            f"{where}: none of the data set's classes ({some(classes)}) is a category of {path} "
-            f"({some(content.names)}); set metainfo.classes of the data set"
-        )
-    if absent:
-        log(f"{where}: {len(absent)} classes have no category in {path}: {some(absent)}")
 
 
 def _check_evaluator(cfg: Config, split: str) -> None:

@@ -119,7 +119,9 @@ def _run(check: bool, measure: str | None) -> None:
     if check:
         stale = stale_files()
         if stale:
-            raise UserError(f"{some(stale)}: not what pvt_mm/config/recipes.py says; run make_model_index.py")
+            raise UserError(
+                f"{some(stale)}: not what pvt_mm/config/recipes.py says; run make_model_index.py"
+            )
         return
     for name, text in zoo_files().items():
         path = ROOT / name
