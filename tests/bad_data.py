@@ -654,3 +654,65 @@ SEG_CASES = {
     ),
     "image truncated": Case(image(cut), "image-broken", "image"),
 }
+
+
+def with_evaluator(root, change):
+    """Write a COCO data set, and beside its config's file one for the evaluator, changed."""
+    config = coco_place(root, Case(lambda root, content: None))
+    content = coco_content()
+    change(content)
+    (root / "truth.json").write_text(json.dumps(content))
+    evaluator = f"val_evaluator = dict(type='CocoMetric', ann_file='{root / 'truth.json'}')\n"
+    config.write_text(config.read_text() + evaluator)
+    return config
+
+
+def other_ids(content):
+    for entry in content["images"]:
+        entry["id"] += 100
+    for entry in content["annotations"]:
+        entry["image_id"] += 100
+
+
+def other_files(content):
+    """The same ids, of another split."""
+    for entry in content["images"]:
+        entry["file_name"] = f"train_{entry['file_name']}"
+
+
+# How an evaluator's file may differ from the data set's, and what is said of it.
+EVALUATOR_CASES = {
+    "the same": (lambda c: None, None),
+    "other ids": (other_ids, "image 1 of {root}/a.json, '1.jpg', is not in it"),
+    "other files": (other_files, "image 1 of {root}/a.json, '1.jpg', is 'train_1.jpg' in it"),
+    "swapped files": (
+        lambda c: [e.update(file_name=f"{4 - e['id']}.jpg") for e in c["images"]],
+        "image 1 of {root}/a.json, '1.jpg', is '3.jpg' in it",
+    ),
+    "one image more": (
+        lambda c: c["images"].append(dict(c["images"][0], id=9, file_name="9.jpg")),
+        "1 images that are not in {root}/a.json, such as '9.jpg'",
+    ),
+    "one image less": (lambda c: c["images"].pop(), "image 3 of {root}/a.json, '3.jpg', is not"),
+    "other boxes": (
+        lambda c: c["annotations"][1].update(bbox=[1, 2, 3, 4]),
+        "2 objects that it and {root}/a.json do not share",
+    ),
+    "other order": (
+        lambda c: c["categories"].reverse(),
+        "categories box, disc, but classes disc, box of {root}/a.json",
+    ),
+    "other numbers of the categories": (
+        lambda c: (
+            [entry.update(id=entry["id"] + 5) for entry in c["categories"]],
+            [entry.update(category_id=6) for entry in c["annotations"]],
+        ),
+        None,
+    ),
+    "another case": (
+        lambda c: c["categories"][0].update(name="Disc"),
+        "categories box, but classes disc, box",
+    ),
+    "a class less": (lambda c: c["categories"].pop(), "categories disc, but classes disc, box"),
+    "a category more": (lambda c: c["categories"].insert(0, dict(id=8, name="ring")), None),
+}

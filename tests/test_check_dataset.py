@@ -14,6 +14,7 @@ import pytest
 from bad_data import (
     CLASSES,
     ENTRY_CASES,
+    EVALUATOR_CASES,
     FILE_CASES,
     IMAGE_CASES,
     LOAD,
@@ -27,6 +28,7 @@ from bad_data import (
     coco_place,
     seg_place,
     turned,
+    with_evaluator,
     write_images,
 )
 from mmengine.config import Config
@@ -122,7 +124,8 @@ def test_the_cases_are_complete():
     assert len(cases) >= 60
     untested = set(KINDS) - {case.kind for case in cases}
     # The first takes long to make; the others have tests of their own.
-    assert untested == {"image-large", "pipeline", "targets-shifted"}
+    own = {"evaluator-file", "model-classes", "pipeline", "targets-shifted"}
+    assert untested == {"image-large"} | own
 
 
 def test_every_kind_is_in_the_documentation():
@@ -170,6 +173,59 @@ def test_a_pipeline_that_no_sample_passes(tmp_path):
     ((level, kind, _, (found,)),) = report.findings.groups()
     assert (level, kind) == (ERROR, "pipeline")
     assert "none of 3 samples gets through: LoadAnnotations: AssertionError" in found.found
+
+
+@pytest.mark.parametrize(("change", "named"), EVALUATOR_CASES.values(), ids=EVALUATOR_CASES)
+def test_an_evaluator_of_another_file(tmp_path, change, named):
+    """By the check and by a test's start; what is scored is the data set's own, or it is named."""
+    config = with_evaluator(tmp_path, change)
+    (report,) = check_dataset(config, splits=["val"], workers=0)
+    found = [finding for *_, kept in report.findings.groups() for finding in kept]
+    if named is None:
+        assert found == []
+        check_data(Config.fromfile(config), ("val",))
+        return
+    assert [finding.kind for finding in found] == ["evaluator-file"]
+    assert named.format(root=tmp_path) in found[0].found
+    with pytest.raises(UserError, match="val_evaluator: .*truth.json.*; set the evaluator's"):
+        check_data(Config.fromfile(config), ("val",))
+
+
+@pytest.mark.parametrize(("ids", "sound"), [((1, 2, 3), False), ((11, 12, 13), True)])
+def test_two_data_sets_and_one_evaluator(tmp_path, ids, sound):
+    """They may be scored together if each image has an id of its own."""
+    more = coco_content()
+    for number, entry in zip(ids, more["images"], strict=True):
+        entry["id"] = number
+    for number, entry in zip(ids, more["annotations"], strict=True):
+        entry.update(id=number + 20, image_id=number)
+    config = with_evaluator(
+        tmp_path, lambda c: [c[key].extend(more[key]) for key in ("images", "annotations")]
+    )
+    (tmp_path / "b.json").write_text(json.dumps(more))
+    config.write_text(
+        config.read_text()
+        + "sets = [dict(**dataset, test_mode=True), dict({**dataset, 'ann_file': 'b.json'}, "
+        "test_mode=True)]\n"
+        "val_dataloader = dict(dataset=dict(type='ConcatDataset', datasets=sets))\n"
+    )
+    reports = check_dataset(config, splits=["val"], workers=0)
+    found = [f.found for report in reports for *_, kept in report.findings.groups() for f in kept]
+    assert bool(found) != sound, found
+    assert sound or "image id 1 is in more than one" in found[0]
+
+
+@pytest.mark.parametrize("head", ["bbox_head", "roi_head.mask_head"])
+def test_heads_of_another_number_of_classes(tmp_path, head):
+    config = coco_place(tmp_path, Case(lambda root, content: None))
+    node = "dict(num_classes=80)"
+    for name in reversed(head.split(".")):
+        node = f"dict({name}={node})"
+    config.write_text(config.read_text().replace("model = dict()", f"model = {node}"))
+    reports = check_dataset(config, splits=["val"], workers=0)
+    ((*_, (found,)),) = reports[0].findings.groups()
+    assert found.kind == "model-classes"
+    assert f"model.{head}.num_classes is 80, but val_dataloader.dataset has 2" in found.found
 
 
 def test_random_numbers_are_left_as_they_were(tmp_path):

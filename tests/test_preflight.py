@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from PIL import Image
 
@@ -47,7 +48,10 @@ def write_coco(root):
         content = {
             "images": [{"id": 1, "file_name": "1.jpg", "width": 8, "height": 8}],
             "annotations": [],
-            "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "car"}],
+            "categories": [
+                {"id": number, "name": name}
+                for number, name in enumerate(CocoDataset.METAINFO["classes"], 1)
+            ],
         }
         path = root / "annotations" / f"instances_{split}.json"
         path.parent.mkdir(exist_ok=True)

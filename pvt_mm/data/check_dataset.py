@@ -12,10 +12,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
+
 from pvt_mm.config.loading import OptionAction, load_config
 from pvt_mm.data.checks import ERROR, KINDS, WARNING, Finding, Findings
-from pvt_mm.data.data_checks import check_files
+from pvt_mm.data.data_checks import check_files, check_model
 from pvt_mm.data.dataset_sources import Source, sources
+from pvt_mm.data.evaluators import check_evaluators
 from pvt_mm.data.image_checks import ImageTask, check_images
 from pvt_mm.data.targets import check_targets
 from pvt_mm.errors import UserError, run_tool
@@ -73,7 +76,8 @@ def check_dataset(
     cfg = load_config(config, cfg_options)
     if workers is None:
         workers = min(8, len(os.sched_getaffinity(0)))
-    found = [source for split in splits for source in sources(cfg, split)]
+    by_split = {split: list(sources(cfg, split)) for split in splits}
+    found = [source for group in by_split.values() for source in group]
     if not found:
         raise UserError(
             f"{config}: no data set of {', '.join(splits)} is on this disk and of a known kind"
@@ -88,7 +92,24 @@ def check_dataset(
             reports[key].names.append(source.where)
         else:
             reports[key] = _check(source, limit, workers)
+            reports[key].findings.extend(check_model(cfg, source))
+    for split, group in by_split.items():
+        _check_evaluators(cfg, split, group, list(reports.values()))
     return list(reports.values())
+
+
+def _check_evaluators(
+    cfg: Config, split: str, group: Sequence[Source], reports: Sequence[Report]
+) -> None:
+    """Add what is wrong with a split's evaluators to the report of its first data set."""
+    mine = [r for source in group for r in reports if source.where in r.names]
+    if split == "train" or any(report.findings.count(ERROR) for report in mine):
+        return
+    known = mine[0].findings if mine else Findings()
+    for finding in check_evaluators(cfg, split, group):
+        # Validation and test mostly share an evaluator, which is said once.
+        if finding.file not in {f.file for *_, kept in known.groups() for f in kept}:
+            known.add(finding)
 
 
 def _check(source: Source, limit: int | None, workers: int) -> Report:

@@ -1,11 +1,11 @@
 """Checks of the data sets that a run is going to use, before it starts."""
 
 import os
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset
 
 from pvt_mm.config.loading import log, walk
 from pvt_mm.data.checks import (
@@ -14,14 +14,16 @@ from pvt_mm.data.checks import (
     OF_THE_WHOLE,
     PER_SAMPLE,
     WARNING,
+    Finding,
     Findings,
 )
 from pvt_mm.data.dataset_sources import Source, sources
+from pvt_mm.data.evaluators import check_evaluators
 from pvt_mm.data.image_checks import ImageTask, find_faults
 from pvt_mm.data.targets import check_targets
 from pvt_mm.errors import UserError, some
 
-__all__ = ["check_data", "check_files"]
+__all__ = ["check_data", "check_files", "check_model"]
 
 # How many of a data set's images are read.
 SAMPLES = 8
@@ -63,17 +65,21 @@ def check_data(cfg: Config, splits: tuple[str, ...], read_annotations: bool = Tr
     """
     spared = cfg.get("skip_bad_images") or 0
     for split in splits:
-        for source in sources(cfg, split):
+        found = list(sources(cfg, split))
+        for source in found:
             check_files(source)
             if read_annotations:
                 _check_contents(source, spared if split == "train" else 0)
                 _check_targets(source)
-            _check_heads(cfg, source.where, source.dataset)
-            # A data set may know more about itself, as a classifier's does.
-            find_problem = getattr(source.dataset, "find_problem", None)
-            if find_problem and (problem := find_problem(cfg.model)):
-                raise UserError(f"{source.where}: {problem}")
-        _check_evaluator(cfg, split)
+            _refuse(source.where, _all(check_model(cfg, source)), 0)
+        if read_annotations and split != "train":
+            _refuse(f"{split}_evaluator", _all(check_evaluators(cfg, split, found)), 0)
+
+
+def _all(found: Iterable[Finding]) -> Findings:
+    findings = Findings()
+    findings.extend(found)
+    return findings
 
 
 def check_files(source: Source) -> None:
@@ -191,25 +197,26 @@ def _refuse(where: str, findings: Findings, spared: int) -> None:
         log(f"{where}: {noted} entries or files are not as they should be; {ADVICE}")
 
 
-def _check_evaluator(cfg: Config, split: str) -> None:
-    for where, node in walk(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"):
-        path = node.get("ann_file")
-        if isinstance(path, str) and "://" not in path and not Path(path).exists():
-            raise UserError(f"{where}: annotation file {path} not found")
+def check_model(cfg: Config, source: Source) -> Iterator[Finding]:
+    """Check that a config's model fits a data set's classes.
 
-
-def _check_heads(cfg: Config, where: str, dataset: BaseDataset) -> None:
-    classes = dataset.metainfo.get("classes")
-    if not classes:
-        return
+    Yields:
+        What does not.
+    """
+    classes = source.classes
     for path, node in walk(cfg.model, "model"):
         names = [part.split("[")[0] for part in path.split(".")]
         # An own count is a plain number of the head itself, not of its loss.
         if not names[-1].endswith("_head") or names[-1] in OTHER_HEADS:
             continue
         count = node.get("num_classes")
-        if isinstance(count, int) and count != len(classes):
-            raise UserError(
-                f"{path}.num_classes is {count}, but {where} has {len(classes)} classes "
-                f"({some(classes)}); make them agree"
+        if classes and isinstance(count, int) and count != len(classes):
+            found = (
+                f"{path}.num_classes is {count}, but {source.where} has {len(classes)} classes "
+                f"({some(classes)})"
             )
+            yield Finding("model-classes", found)
+    # A data set may know more about itself, as a classifier's does.
+    find_problem = getattr(source.dataset, "find_problem", None)
+    if find_problem and (problem := find_problem(cfg.model)):
+        yield Finding("model-classes", problem)

@@ -147,6 +147,17 @@ KINDS: dict[str, Kind] = {
     ),
     "label-size": Kind(ERROR, "the size of its image", "resize it with nearest neighbour"),
     "label-ignored": Kind(WARNING, "labelled pixels", "nothing is learnt from the image"),
+    # What the config says beside the data set.
+    "model-classes": Kind(
+        ERROR,
+        "as many classes in the model's heads as the data set has",
+        "set num_classes of the heads, or metainfo.classes of the data set",
+    ),
+    "evaluator-file": Kind(
+        ERROR,
+        "the data set's own images (by id and file name), objects, and classes in their order",
+        "set the evaluator's ann_file to the file of the data set that is tested",
+    ),
     # What the pipeline leaves for the loss.
     "pipeline": Kind(ERROR, "samples that pass the pipeline", "mend the pipeline, or the data set"),
     "targets-none": Kind(
@@ -190,5 +201,7 @@ PER_SAMPLE = frozenset(
 
 # Faults of a whole data set, of which there is one finding: a run says each in a line of its own.
 OF_THE_WHOLE = frozenset(
-    kind for kind in KINDS if kind.startswith(("targets-", "class-", "split-", "evaluator-"))
+    kind
+    for kind in KINDS
+    if kind.startswith(("targets-", "class-", "split-", "evaluator-", "model-"))
 ) | {"pipeline"}
