@@ -21,6 +21,7 @@ from pvt_mm.training.resuming.atomic import AtomicBackend
 from pvt_mm.training.resuming.interruption import train_interruptibly
 from pvt_mm.training.resuming.latest import latest_checkpoint
 from pvt_mm.training.resuming.resume import prepare_resumable
+from pvt_mm.training.schedule import ScheduleHook
 from pvt_mm.training.sharding import ShardedKeysHook, check_sharding, is_sharded, prepare_sharding
 from pvt_mm.training.speed import add_speed_arguments, prepare_speed
 from pvt_mm.training.trackers import TRACKERS, use_trackers
@@ -91,6 +92,7 @@ def run_train(
     if cfg.get("load_from"):
         keys_hook = ShardedKeysHook if is_sharded(cfg) else MatchingKeysHook
         runner.register_hook(keys_hook(cfg.load_from, partly=not cfg.get("resume")))
+    runner.register_hook(ScheduleHook())
     runner.register_hook(DivergenceHook(skip=on_divergence == "skip"))
     train_interruptibly(runner)
     return runner
