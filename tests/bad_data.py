@@ -1,7 +1,6 @@
 """Data sets of three small images, the second of which is spoilt in one way: a table of cases."""
 
 import json
-import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -649,9 +648,19 @@ SEG_CASES = {
     "nothing labelled": Case(
         labels(lambda array: np.full_like(array, 255)), "label-ignored", "label"
     ),
-    "image missing": Case(
-        lambda root, c: os.replace(root / "img" / "2.jpg", root / "img" / "2.jpeg"),
+    "another suffix": Case(
+        image(lambda path: path.rename(path.with_suffix(".jpeg"))),
+        "image-left-out",
+        "set",
+        "1 images are not used (1 .jpeg), for img_suffix is '.jpg': 2.jpeg",
     ),
+    "another case of the suffix": Case(
+        image(lambda path: path.rename(path.with_suffix(".JPG"))),
+        "image-left-out",
+        "set",
+        "(1 .JPG), for img_suffix is '.jpg': 2.JPG",
+    ),
+    "image missing": Case(image(Path.unlink), "label-left-over", "labels", "1 label maps"),
     "image truncated": Case(image(cut), "image-broken", "image"),
 }
 

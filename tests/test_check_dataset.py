@@ -73,6 +73,7 @@ def names_it(finding, case):
         "label": ids[0] == "2.png",
         "file": ids[0] == "a.json",
         "set": ids[0] == "img",
+        "labels": ids[0] == "labels",
         "": ids[0] == "a.json" and ids[2] == 2,
     }[case.at]
 

@@ -20,6 +20,7 @@ from pvt_mm.data.data_checks import check_files, check_model
 from pvt_mm.data.dataset_sources import Source, sources
 from pvt_mm.data.evaluators import check_evaluators
 from pvt_mm.data.image_checks import ImageTask, check_images
+from pvt_mm.data.leftovers import find_leftovers
 from pvt_mm.data.targets import check_targets
 from pvt_mm.errors import UserError, run_tool
 from pvt_mm.wording import some
@@ -124,6 +125,7 @@ def _check(source: Source, limit: int | None, workers: int) -> Report:
             if "img_path" in info
         ]
         report.facts = f"{len(tasks)} images"
+        report.findings.extend(find_leftovers(source))
         if not tasks:
             report.findings.add(Finding("no-images", "holds no images", report.source))
     if limit is not None and limit < len(tasks):

@@ -20,6 +20,7 @@ from pvt_mm.data.checks import (
 from pvt_mm.data.dataset_sources import Source, sources
 from pvt_mm.data.evaluators import check_evaluators
 from pvt_mm.data.image_checks import ImageTask, find_faults
+from pvt_mm.data.leftovers import find_leftovers
 from pvt_mm.data.targets import check_targets
 from pvt_mm.errors import UserError, some
 
@@ -151,6 +152,7 @@ def _check_folders(source: Source, spared: int) -> None:
                 raise UserError(f"{where}: {image} has no label map {Path(labels) / name}")
             task = ImageTask(str(image), label_map=str(Path(labels) / name))
         findings.extend(find_faults(task, reader, label_reader))
+    findings.extend(find_leftovers(source))
     _refuse(where, findings, spared)
 
 

@@ -1,4 +1,4 @@
-"""What a schedule does in this training: a warm-up that never ends, one that a resume leaves out."""
+"""What of a schedule will not come about: an endless warm-up, changes before a resume."""
 
 from __future__ import annotations
 

@@ -133,6 +133,11 @@ KINDS: dict[str, Kind] = {
     "image-alpha": Kind(WARNING, "no transparency", "the alpha channel is dropped; " + _COLOUR),
     "image-cmyk": Kind(WARNING, "RGB", "converted without a colour profile; " + _COLOUR),
     "image-frames": Kind(WARNING, "one picture", "the first one is used"),
+    "image-left-out": Kind(
+        WARNING,
+        "images that all end in the data set's img_suffix, in the same case",
+        "not used: rename them, or convert them",
+    ),
     # Label maps.
     "label-missing": Kind(ERROR, "a label map for each image", "fetch it, or remove the image"),
     "label-broken": Kind(ERROR, "a whole image", _FETCH),
@@ -147,6 +152,7 @@ KINDS: dict[str, Kind] = {
     ),
     "label-size": Kind(ERROR, "the size of its image", "resize it with nearest neighbour"),
     "label-ignored": Kind(WARNING, "labelled pixels", "nothing is learnt from the image"),
+    "label-left-over": Kind(WARNING, "an image for each label map", "not used"),
     # What the config says beside the data set.
     "model-classes": Kind(
         ERROR,
@@ -204,4 +210,4 @@ OF_THE_WHOLE = frozenset(
     kind
     for kind in KINDS
     if kind.startswith(("targets-", "class-", "split-", "evaluator-", "model-"))
-) | {"pipeline"}
+) | {"image-left-out", "label-left-over", "pipeline"}
