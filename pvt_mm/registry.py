@@ -51,6 +51,7 @@ HOOKS = Registry(
         "pvt_mm.training.matching",
         "pvt_mm.training.resuming.checkpointing",
         "pvt_mm.training.resuming.interruption",
+        "pvt_mm.training.schedule",
     ],
 )
 LOOPS = Registry(

@@ -1,7 +1,6 @@
 """Data sets of three small images, the second of which is spoilt in one way: a table of cases."""
 
 import json
-import os
 import struct
 import zlib
 from collections.abc import Callable
@@ -84,7 +83,9 @@ def seg_place(root, case):
     write_images(root / "img")
     (root / "labels").mkdir()
     for number in (1, 2, 3):
-        write_labels(root, number, noise(number, (HEIGHT, WIDTH)) % len(SEG_CLASSES))
+        write_labels(
+            root, number, noise(number, (HEIGHT, WIDTH)) % len(SEG_CLASSES) + case.reduce_zero_label
+        )
     case.spoil(root, {})
     zero = f"reduce_zero_label={case.reduce_zero_label}"
     write_config(
@@ -519,6 +520,110 @@ MASK_CASES = {
     ),
 }
 
+
+def all_maps(change):
+    """Change all label maps, given as arrays."""
+
+    def spoil(root, whole):
+        for number in (1, 2, 3):
+            array = np.asarray(Image.open(root / "labels" / f"{number}.png")).copy()
+            write_labels(root, number, change(array).astype(np.uint8))
+
+    return spoil
+
+
+def all_annotations(**changes):
+    return lambda root, whole: [changed(entry, changes) for entry in whole["annotations"]]
+
+
+def enlarged(root, whole):
+    """Give the images 20 times the size, so that the resizing leaves 2 pixels of each object."""
+    for number, entry in enumerate(whole["images"], 1):
+        size = (20 * HEIGHT, 20 * WIDTH, 3)
+        Image.fromarray(noise(number, size)).save(root / "img" / f"{number}.jpg")
+        entry.update(width=20 * WIDTH, height=20 * HEIGHT)
+
+
+# What no single image or annotation shows.
+WHOLE_CASES = {
+    "all crowds": Case(
+        all_annotations(iscrowd=1), "targets-none", "file", "none of 3 annotations", masks=False
+    ),
+    "all crowds to evaluate": Case(
+        all_annotations(iscrowd=1), "targets-none", "file", "3 are crowds", evaluation=True
+    ),
+    "all ignored": Case(all_annotations(ignore=1), "targets-none", "file", "none of 3 annotations"),
+    "crowds and ignored": Case(
+        lambda root, c: (
+            [entry.update(iscrowd=1) for entry in c["annotations"][:2]],
+            c["annotations"][2].update(ignore=1),
+        ),
+        "targets-none",
+        "file",
+        "2 are crowds",
+    ),
+    "all of a class that is not the data set's": Case(
+        lambda root, c: (
+            c["categories"].append(dict(id=3, name="ring")),
+            [entry.update(category_id=3) for entry in c["annotations"]],
+        ),
+        "targets-none",
+        "file",
+    ),
+    "all tiny": Case(enlarged, "targets-tiny", "file", "3 of 3 objects are under 8 pixels"),
+    "a class that no object has": Case(lambda root, c: None, "class-unseen", "file", "box"),
+    "a class in another case": Case(
+        content(lambda c: c["categories"][0].update(name="Disc")),
+        "class-name",
+        "file",
+        "class 'disc' of the data set is 'Disc' in the file",
+    ),
+    "a class with a blank": Case(
+        content(lambda c: c["categories"][1].update(name="box ")), "class-name", "file", "'box '"
+    ),
+    "all classes in another case": Case(
+        content(lambda c: [entry.update(name=entry["name"].upper()) for entry in c["categories"]]),
+        "class-name",
+        "file",
+        "none of the data set's classes (disc, box) is a category (DISC, BOX)",
+        evaluation=True,
+    ),
+}
+SEG_WHOLE_CASES = {
+    "masks of 0 and 255": Case(
+        all_maps(lambda array: np.where(array > 0, 255, 0)),
+        "targets-one-class",
+        "set",
+        "only 'sky' is in the label maps of all 3 samples; their values are 0, 255, of which 255",
+    ),
+    "masks of 0 and 255 to evaluate": Case(
+        all_maps(lambda array: np.where(array > 0, 255, 0)),
+        "targets-one-class",
+        "set",
+        evaluation=True,
+    ),
+    "one value": Case(all_maps(np.ones_like), "targets-one-class", "set", "only 'wall'"),
+    "nothing": Case(
+        all_maps(lambda array: np.full_like(array, 255)), "targets-none", "set", "every pixel"
+    ),
+    "a class that no pixel has": Case(
+        all_maps(lambda array: array % 2), "class-unseen", "set", "no pixel of road"
+    ),
+    "classes from 0, zero reduced": Case(
+        all_maps(lambda array: array - 1),
+        "targets-maybe-shifted",
+        "set",
+        "0 is ignored, 1 is 'sky', 2 is 'wall', 3 is 'road'",
+        reduce_zero_label=True,
+    ),
+    "half ignored": Case(
+        all_maps(lambda array: np.where(np.arange(WIDTH) < WIDTH // 2, 255, array)),
+        "targets-ignored",
+        "set",
+        "50%",
+    ),
+}
+
 SEG_CASES = {
     "sound": Case(lambda root, content: None),
     "255 is ignored": Case(with_value(255)),
@@ -543,8 +648,80 @@ SEG_CASES = {
     "nothing labelled": Case(
         labels(lambda array: np.full_like(array, 255)), "label-ignored", "label"
     ),
-    "image missing": Case(
-        lambda root, c: os.replace(root / "img" / "2.jpg", root / "img" / "2.jpeg"),
+    "another suffix": Case(
+        image(lambda path: path.rename(path.with_suffix(".jpeg"))),
+        "image-left-out",
+        "set",
+        "1 images are not used (1 .jpeg), for img_suffix is '.jpg': 2.jpeg",
     ),
+    "another case of the suffix": Case(
+        image(lambda path: path.rename(path.with_suffix(".JPG"))),
+        "image-left-out",
+        "set",
+        "(1 .JPG), for img_suffix is '.jpg': 2.JPG",
+    ),
+    "image missing": Case(image(Path.unlink), "label-left-over", "labels", "1 label maps"),
     "image truncated": Case(image(cut), "image-broken", "image"),
+}
+
+
+def with_evaluator(root, change):
+    """Write a COCO data set, and beside its config's file one for the evaluator, changed."""
+    config = coco_place(root, Case(lambda root, content: None))
+    content = coco_content()
+    change(content)
+    (root / "truth.json").write_text(json.dumps(content))
+    evaluator = f"val_evaluator = dict(type='CocoMetric', ann_file='{root / 'truth.json'}')\n"
+    config.write_text(config.read_text() + evaluator)
+    return config
+
+
+def other_ids(content):
+    for entry in content["images"]:
+        entry["id"] += 100
+    for entry in content["annotations"]:
+        entry["image_id"] += 100
+
+
+def other_files(content):
+    """The same ids, of another split."""
+    for entry in content["images"]:
+        entry["file_name"] = f"train_{entry['file_name']}"
+
+
+# How an evaluator's file may differ from the data set's, and what is said of it.
+EVALUATOR_CASES = {
+    "the same": (lambda c: None, None),
+    "other ids": (other_ids, "image 1 of {root}/a.json, '1.jpg', is not in it"),
+    "other files": (other_files, "image 1 of {root}/a.json, '1.jpg', is 'train_1.jpg' in it"),
+    "swapped files": (
+        lambda c: [e.update(file_name=f"{4 - e['id']}.jpg") for e in c["images"]],
+        "image 1 of {root}/a.json, '1.jpg', is '3.jpg' in it",
+    ),
+    "one image more": (
+        lambda c: c["images"].append(dict(c["images"][0], id=9, file_name="9.jpg")),
+        "1 images that are not in {root}/a.json, such as '9.jpg'",
+    ),
+    "one image less": (lambda c: c["images"].pop(), "image 3 of {root}/a.json, '3.jpg', is not"),
+    "other boxes": (
+        lambda c: c["annotations"][1].update(bbox=[1, 2, 3, 4]),
+        "2 objects that it and {root}/a.json do not share",
+    ),
+    "other order": (
+        lambda c: c["categories"].reverse(),
+        "categories box, disc, but classes disc, box of {root}/a.json",
+    ),
+    "other numbers of the categories": (
+        lambda c: (
+            [entry.update(id=entry["id"] + 5) for entry in c["categories"]],
+            [entry.update(category_id=6) for entry in c["annotations"]],
+        ),
+        None,
+    ),
+    "another case": (
+        lambda c: c["categories"][0].update(name="Disc"),
+        "categories box, but classes disc, box",
+    ),
+    "a class less": (lambda c: c["categories"].pop(), "categories disc, but classes disc, box"),
+    "a category more": (lambda c: c["categories"].insert(0, dict(id=8, name="ring")), None),
 }

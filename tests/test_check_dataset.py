@@ -9,31 +9,40 @@ import sys
 import tracemalloc
 from pathlib import Path
 
+import numpy as np
 import pytest
 from bad_data import (
     CLASSES,
     ENTRY_CASES,
+    EVALUATOR_CASES,
     FILE_CASES,
     IMAGE_CASES,
     LOAD,
     MASK_CASES,
     SEG_CASES,
+    SEG_CLASSES,
+    SEG_WHOLE_CASES,
+    WHOLE_CASES,
     Case,
     coco_content,
     coco_place,
     seg_place,
     turned,
+    with_evaluator,
     write_images,
 )
 from mmengine.config import Config
 from mmengine.registry import DATASETS, DefaultScope
 
 from pvt_mm.data.check_dataset import check_dataset, main
-from pvt_mm.data.checks import ERROR, KINDS, Findings, check_coco
+from pvt_mm.data.checks import ERROR, KINDS, WARNING, Findings, check_coco
+from pvt_mm.data.data_checks import check_data
 from pvt_mm.data.demo import DemoSpec, make_demo_data
+from pvt_mm.errors import UserError
 
 ROOT = Path(__file__).parents[1]
 FUZZ = ROOT / "tests" / "fuzz" / "annotations.py"
+OF_A_SMALL_SET = ("class-unseen", "label-ignored", "targets-ignored")
 COCO_CASES = {
     f"{group}: {name}": case
     for group, cases in (
@@ -41,6 +50,7 @@ COCO_CASES = {
         ("file", FILE_CASES),
         ("entry", ENTRY_CASES),
         ("mask", MASK_CASES),
+        ("whole", WHOLE_CASES),
     )
     for name, case in cases.items()
 }
@@ -62,6 +72,8 @@ def names_it(finding, case):
         "image": ids[0] == "2.jpg",
         "label": ids[0] == "2.png",
         "file": ids[0] == "a.json",
+        "set": ids[0] == "img",
+        "labels": ids[0] == "labels",
         "": ids[0] == "a.json" and ids[2] == 2,
     }[case.at]
 
@@ -82,6 +94,8 @@ def check(case, config):
     found = findings_of(config, case)
     if case.kind == "image-entry":  # then there is no image for its annotation
         found = [finding for finding in found if finding.kind != "unknown-image"]
+    # Of three images, most are of one class, and a bad one is a third.
+    found = [f for f in found if f.kind == case.kind or f.kind not in OF_A_SMALL_SET]
     if case.kind is None:
         assert found == []
     else:
@@ -98,6 +112,9 @@ def test_coco(tmp_path, case):
     check(case, coco_place(tmp_path, case))
 
 
+SEG_CASES |= {f"whole: {name}": case for name, case in SEG_WHOLE_CASES.items()}
+
+
 @pytest.mark.parametrize("case", SEG_CASES.values(), ids=SEG_CASES)
 def test_segmentation(tmp_path, case):
     check(case, seg_place(tmp_path, case))
@@ -107,13 +124,116 @@ def test_the_cases_are_complete():
     cases = [*COCO_CASES.values(), *SEG_CASES.values()]
     assert len(cases) >= 60
     untested = set(KINDS) - {case.kind for case in cases}
-    assert untested == {"image-large"}  # takes long to make
+    # The first takes long to make; the others have tests of their own.
+    own = {"evaluator-file", "model-classes", "pipeline", "targets-shifted"}
+    assert untested == {"image-large"} | own
 
 
 def test_every_kind_is_in_the_documentation():
     page = (ROOT / "docs" / "data.md").read_text()
     rows = dict(re.findall(r"^\| `([a-z-]+)` \| (error|warning) \|", page, re.MULTILINE))
     assert rows == {name: kind.level for name, kind in KINDS.items()}
+
+
+@pytest.fixture
+def shifted(tmp_path):
+    """Label maps that hold the background as 0, read with reduce_zero_label as the demo's are."""
+    case = Case(lambda root, content: None)
+    config = seg_place(tmp_path, case)
+    names = ("background", "bolt", "nut")
+    text = config.read_text().replace("reduce_zero_label=False", "reduce_zero_label=True")
+    config.write_text(text.replace(str(SEG_CLASSES), str(names)))
+    return config
+
+
+def test_labels_shifted_by_one_are_named_with_what_each_becomes(shifted):
+    (found,) = [f for f in findings_of(shifted, Case(None)) if f.kind not in OF_A_SMALL_SET]
+    assert (found.kind, found.level) == ("targets-shifted", ERROR)
+    assert "hold 0 to 2" in found.found
+    assert "0 is ignored, 1 is 'background', 2 is 'bolt', 3 is 'nut'" in found.found
+    evaluated = findings_of(shifted, Case(None, evaluation=True))
+    assert ("targets-shifted", WARNING) in [(f.kind, f.level) for f in evaluated]
+
+
+def test_the_advice_for_shifted_labels_mends_them(shifted):
+    off = {f"{split}_dataloader.dataset.reduce_zero_label": False for split in ("train", "val")}
+    reports = check_dataset(shifted, workers=0, cfg_options=off)
+    assert [list(report.findings.groups()) for report in reports] == [[], []]
+
+
+def test_training_refuses_what_the_check_refuses(shifted):
+    with pytest.raises(UserError, match="1 is 'background'.*reduce_zero_label=False"):
+        check_data(Config.fromfile(shifted), ("train",))
+
+
+def test_a_pipeline_that_no_sample_passes(tmp_path):
+    """The data set says one thing of 0, the transform another."""
+    config = seg_place(tmp_path, Case(lambda root, content: None))
+    option = {"train_dataloader.dataset.pipeline.1.reduce_zero_label": True}
+    (report,) = check_dataset(config, splits=["train"], workers=0, cfg_options=option)
+    ((level, kind, _, (found,)),) = report.findings.groups()
+    assert (level, kind) == (ERROR, "pipeline")
+    assert "none of 3 samples gets through: LoadAnnotations: AssertionError" in found.found
+
+
+@pytest.mark.parametrize(("change", "named"), EVALUATOR_CASES.values(), ids=EVALUATOR_CASES)
+def test_an_evaluator_of_another_file(tmp_path, change, named):
+    """By the check and by a test's start; what is scored is the data set's own, or it is named."""
+    config = with_evaluator(tmp_path, change)
+    (report,) = check_dataset(config, splits=["val"], workers=0)
+    found = [finding for *_, kept in report.findings.groups() for finding in kept]
+    if named is None:
+        assert found == []
+        check_data(Config.fromfile(config), ("val",))
+        return
+    assert [finding.kind for finding in found] == ["evaluator-file"]
+    assert named.format(root=tmp_path) in found[0].found
+    with pytest.raises(UserError, match="val_evaluator: .*truth.json.*; set the evaluator's"):
+        check_data(Config.fromfile(config), ("val",))
+
+
+@pytest.mark.parametrize(("ids", "sound"), [((1, 2, 3), False), ((11, 12, 13), True)])
+def test_two_data_sets_and_one_evaluator(tmp_path, ids, sound):
+    """They may be scored together if each image has an id of its own."""
+    more = coco_content()
+    for number, entry in zip(ids, more["images"], strict=True):
+        entry["id"] = number
+    for number, entry in zip(ids, more["annotations"], strict=True):
+        entry.update(id=number + 20, image_id=number)
+    config = with_evaluator(
+        tmp_path, lambda c: [c[key].extend(more[key]) for key in ("images", "annotations")]
+    )
+    (tmp_path / "b.json").write_text(json.dumps(more))
+    config.write_text(
+        config.read_text()
+        + "sets = [dict(**dataset, test_mode=True), dict({**dataset, 'ann_file': 'b.json'}, "
+        "test_mode=True)]\n"
+        "val_dataloader = dict(dataset=dict(type='ConcatDataset', datasets=sets))\n"
+    )
+    reports = check_dataset(config, splits=["val"], workers=0)
+    found = [f.found for report in reports for *_, kept in report.findings.groups() for f in kept]
+    assert bool(found) != sound, found
+    assert sound or "image id 1 is in more than one" in found[0]
+
+
+@pytest.mark.parametrize("head", ["bbox_head", "roi_head.mask_head"])
+def test_heads_of_another_number_of_classes(tmp_path, head):
+    config = coco_place(tmp_path, Case(lambda root, content: None))
+    node = "dict(num_classes=80)"
+    for name in reversed(head.split(".")):
+        node = f"dict({name}={node})"
+    config.write_text(config.read_text().replace("model = dict()", f"model = {node}"))
+    reports = check_dataset(config, splits=["val"], workers=0)
+    ((*_, (found,)),) = reports[0].findings.groups()
+    assert found.kind == "model-classes"
+    assert f"model.{head}.num_classes is 80, but val_dataloader.dataset has 2" in found.found
+
+
+def test_random_numbers_are_left_as_they_were(tmp_path):
+    config = seg_place(tmp_path, Case(lambda root, content: None))
+    np.random.seed(3)
+    check_data(Config.fromfile(config), ("train",))
+    assert np.random.rand() == np.random.RandomState(3).rand()
 
 
 def test_a_turned_image_beside_its_label_map(tmp_path):
@@ -129,7 +249,7 @@ def test_the_advice_for_turned_images_mends_them(tmp_path):
     config = coco_place(tmp_path, case)
     text = config.read_text().replace(LOAD, LOAD[:-1] + f", color_type='{flag.popitem()[1]}')")
     config.write_text(text)
-    assert findings_of(config, case) == []
+    assert [finding.kind for finding in findings_of(config, case)] == ["class-unseen"]
 
 
 @pytest.fixture
@@ -139,6 +259,7 @@ def spoilt(tmp_path):
     def spoil(root, whole):
         IMAGE_CASES["truncated JPEG"].spoil(root, whole)
         ENTRY_CASES["NaN in a box"].spoil(root, whole)
+        whole["annotations"][2]["category_id"] = 2
         whole["annotations"].append(dict(whole["annotations"][0], id=9, image_id=99))
 
     return coco_place(tmp_path, Case(spoil))
@@ -246,7 +367,7 @@ def test_many_faults_take_little_memory(tmp_path):
     ]
     (tmp_path / "a.json").write_text(json.dumps(content))
     findings = Findings()
-    check_coco(tmp_path / "a.json", findings, CLASSES, masks=True)
+    check_coco(tmp_path / "a.json", findings, CLASSES[:1], masks=True)
     ((level, kind, count, kept),) = findings.groups()
     assert (level, kind, count, len(kept)) == (ERROR, "mask-missing", 3000, 1000)
 
@@ -261,7 +382,7 @@ def test_large_annotation_files_need_not_stand_in_memory(tmp_path):
     path.write_text(json.dumps(content))
     tracemalloc.start()
     findings = Findings()
-    assert check_coco(path, findings, CLASSES, masks=True).annotations == 1000
+    assert check_coco(path, findings, CLASSES[:1], masks=True).annotations == 1000
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert not findings.counts

@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from mmdet.datasets import CocoDataset
 from mmengine.config import Config
 from PIL import Image
 
@@ -47,7 +48,10 @@ def write_coco(root):
         content = {
             "images": [{"id": 1, "file_name": "1.jpg", "width": 8, "height": 8}],
             "annotations": [],
-            "categories": [{"id": 1, "name": "person"}, {"id": 2, "name": "car"}],
+            "categories": [
+                {"id": number, "name": name}
+                for number, name in enumerate(CocoDataset.METAINFO["classes"], 1)
+            ],
         }
         path = root / "annotations" / f"instances_{split}.json"
         path.parent.mkdir(exist_ok=True)
@@ -57,7 +61,9 @@ def write_coco(root):
 def write_ade(root):
     for split in ("training", "validation"):
         write_image(root / "images" / split / "1.jpg")
-        write_image(root / "annotations" / split / "1.png", (8, 8))
+        (root / "annotations" / split).mkdir(parents=True)
+        labels = np.arange(64, dtype=np.uint8).reshape(8, 8) % 5
+        Image.fromarray(labels).save(root / "annotations" / split / "1.png")
 
 
 @pytest.fixture
@@ -145,6 +151,9 @@ OPTION_MISTAKES = {
     f"{key}={value}": (f"val_dataloader.dataset.{key}={value}", [f"dataset.{key}", *named])
     for key, value, *named in (
         ("metainfo.classes", "True", "names", "True"),
+        ("metainfo.classes", "bolt", "a comma: ('bolt',)"),
+        ("metainfo.classes", "[bolt,1]", "texts", "1"),
+        ("metainfo.classes", "[bolt,nut,bolt]", "'bolt' twice"),
         ("data_root", "True", "a folder", "True"),
         ("data_prefix", "7", "a dict", "7"),
         ("backend_args", "[", "a dict", "'['"),

@@ -86,8 +86,19 @@ def _check_fields(where: str, dataset: Mapping) -> None:
         if value is not None and not isinstance(value, kind):
             raise UserError(f"{where}.{key} must be {expected}, found {value!r}")
     classes = (dataset.get("metainfo") or {}).get("classes", ())
+    where = f"{where}.metainfo.classes"
+    if isinstance(classes, str):
+        # Of a text that names no file, mmengine would take the letters.
+        if not Path(classes).is_file():
+            raise UserError(
+                f"{where} must be the classes' names or a file of them, found the text "
+                f"{classes!r}, and no such file; a tuple of one name needs a comma: ({classes!r},)"
+            )
+        return
     if not isinstance(classes, Sequence):
-        raise UserError(
-            f"{where}.metainfo.classes must be the classes' names or a file of them, "
-            f"found {classes!r}"
-        )
+        raise UserError(f"{where} must be the classes' names or a file of them, found {classes!r}")
+    for name in classes:
+        if not isinstance(name, str):
+            raise UserError(f"{where} must be texts, found {name!r}")
+        if classes.count(name) > 1:
+            raise UserError(f"{where} must name each class once, found {name!r} twice")

@@ -12,11 +12,16 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from mmengine.config import Config
+
 from pvt_mm.config.loading import OptionAction, load_config
 from pvt_mm.data.checks import ERROR, KINDS, WARNING, Finding, Findings
-from pvt_mm.data.data_checks import check_files
+from pvt_mm.data.data_checks import check_files, check_model
 from pvt_mm.data.dataset_sources import Source, sources
+from pvt_mm.data.evaluators import check_evaluators
 from pvt_mm.data.image_checks import ImageTask, check_images
+from pvt_mm.data.leftovers import find_leftovers
+from pvt_mm.data.targets import check_targets
 from pvt_mm.errors import UserError, run_tool
 from pvt_mm.wording import some
 
@@ -72,7 +77,8 @@ def check_dataset(
     cfg = load_config(config, cfg_options)
     if workers is None:
         workers = min(8, len(os.sched_getaffinity(0)))
-    found = [source for split in splits for source in sources(cfg, split)]
+    by_split = {split: list(sources(cfg, split)) for split in splits}
+    found = [source for group in by_split.values() for source in group]
     if not found:
         raise UserError(
             f"{config}: no data set of {', '.join(splits)} is on this disk and of a known kind"
@@ -82,18 +88,34 @@ def check_dataset(
     reports: dict[str, Report] = {}
     for source in found:
         # Validation and test mostly share a data set.
-        key = repr((source.config, source.dataset.test_mode))
+        key = repr((source.config, source.evaluation))
         if key in reports:
             reports[key].names.append(source.where)
         else:
             reports[key] = _check(source, limit, workers)
+            reports[key].findings.extend(check_model(cfg, source))
+    for split, group in by_split.items():
+        _check_evaluators(cfg, split, group, list(reports.values()))
     return list(reports.values())
+
+
+def _check_evaluators(
+    cfg: Config, split: str, group: Sequence[Source], reports: Sequence[Report]
+) -> None:
+    """Add what is wrong with a split's evaluators to the report of its first data set."""
+    mine = [r for source in group for r in reports if source.where in r.names]
+    if split == "train" or any(report.findings.count(ERROR) for report in mine):
+        return
+    known = mine[0].findings if mine else Findings()
+    for finding in check_evaluators(cfg, split, group):
+        # Validation and test mostly share an evaluator, which is said once.
+        if finding.file not in {f.file for *_, kept in known.groups() for f in kept}:
+            known.add(finding)
 
 
 def _check(source: Source, limit: int | None, workers: int) -> Report:
     dataset = source.dataset
-    folder = dataset.data_prefix.get("img_path") or dataset.data_prefix.get("img")
-    report = Report([source.where], str(dataset.ann_file or folder or dataset.data_root))
+    report = Report([source.where], source.name)
     if source.reads_coco:
         tasks = _check_annotations(source, report)
     else:
@@ -103,12 +125,15 @@ def _check(source: Source, limit: int | None, workers: int) -> Report:
             if "img_path" in info
         ]
         report.facts = f"{len(tasks)} images"
+        report.findings.extend(find_leftovers(source))
         if not tasks:
             report.findings.add(Finding("no-images", "holds no images", report.source))
     if limit is not None and limit < len(tasks):
         tasks = [tasks[index * len(tasks) // limit] for index in range(limit)]
         report.facts += f", {limit} of them read"
     check_images(tasks, source.image_reader(), source.label_reader(), workers, report.findings)
+    if limit != 0 and not report.findings.count(ERROR):
+        check_targets(source, report.findings)
     return report
 
 

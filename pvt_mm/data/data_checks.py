@@ -1,26 +1,30 @@
 """Checks of the data sets that a run is going to use, before it starts."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 
 from mmengine.config import Config
-from mmengine.dataset import BaseDataset
 
 from pvt_mm.config.loading import log, walk
 from pvt_mm.data.checks import (
     ERROR,
+    KINDS,
+    OF_THE_WHOLE,
     PER_SAMPLE,
     WARNING,
-    CocoFile,
+    Finding,
     Findings,
 )
 from pvt_mm.data.dataset_sources import Source, sources
+from pvt_mm.data.evaluators import check_evaluators
 from pvt_mm.data.image_checks import ImageTask, find_faults
+from pvt_mm.data.leftovers import find_leftovers
+from pvt_mm.data.targets import check_targets
 from pvt_mm.errors import UserError, some
 
-__all__ = ["check_data", "check_files"]
+__all__ = ["check_data", "check_files", "check_model"]
 
 # How many of a data set's images are read.
 SAMPLES = 8
@@ -62,16 +66,21 @@ def check_data(cfg: Config, splits: tuple[str, ...], read_annotations: bool = Tr
     """
     spared = cfg.get("skip_bad_images") or 0
     for split in splits:
-        for source in sources(cfg, split):
+        found = list(sources(cfg, split))
+        for source in found:
             check_files(source)
             if read_annotations:
                 _check_contents(source, spared if split == "train" else 0)
-            _check_heads(cfg, source.where, source.dataset)
-            # A data set may know more about itself, as a classifier's does.
-            find_problem = getattr(source.dataset, "find_problem", None)
-            if find_problem and (problem := find_problem(cfg.model)):
-                raise UserError(f"{source.where}: {problem}")
-        _check_evaluator(cfg, split)
+                _check_targets(source)
+            _refuse(source.where, _all(check_model(cfg, source)), 0)
+        if read_annotations and split != "train":
+            _refuse(f"{split}_evaluator", _all(check_evaluators(cfg, split, found)), 0)
+
+
+def _all(found: Iterable[Finding]) -> Findings:
+    findings = Findings()
+    findings.extend(found)
+    return findings
 
 
 def check_files(source: Source) -> None:
@@ -101,6 +110,13 @@ def _check_contents(source: Source, spared: int) -> None:
         _check_coco(source, spared)
     elif not dataset.ann_file or Path(dataset.ann_file).is_dir():
         _check_folders(source, spared)
+
+
+def _check_targets(source: Source) -> None:
+    """Check what the loss will see; log what may be meant otherwise, each in a line."""
+    findings = Findings()
+    check_targets(source, findings)
+    _refuse(source.where, findings, 0)
 
 
 def _root_hint(data_root: str) -> str:
@@ -136,6 +152,7 @@ def _check_folders(source: Source, spared: int) -> None:
                 raise UserError(f"{where}: {image} has no label map {Path(labels) / name}")
             task = ImageTask(str(image), label_map=str(Path(labels) / name))
         findings.extend(find_faults(task, reader, label_reader))
+    findings.extend(find_leftovers(source))
     _refuse(where, findings, spared)
 
 
@@ -145,7 +162,8 @@ def _check_coco(source: Source, spared: int) -> None:
     findings = Findings()
     content = source.check_annotations(findings)
     _refuse(where, findings, spared)
-    _check_names(where, source.classes, path, content)
+    if absent := [name for name in source.classes if name not in content.names]:
+        log(f"{where}: {len(absent)} classes have no category in {path}: {some(absent)}")
     images = list(content.images.values())
     findings, reader = Findings(), source.image_reader()
     for image in images[:: max(1, len(images) // SAMPLES)][:SAMPLES]:
@@ -169,41 +187,38 @@ def _refuse(where: str, findings: Findings, spared: int) -> None:
     if errors > min(of_samples, spared):
         first = findings.first_error
         others = f"; {errors} errors in all" if errors > 1 else ""
-        raise UserError(f"{where}: {first}; expected {first.expected}{others}; {ADVICE}")
-    if noted := errors + findings.count(WARNING):
+        mend = f"; {KINDS[first.kind].advice}" if first.kind in OF_THE_WHOLE else ""
+        raise UserError(f"{where}: {first}; expected {first.expected}{mend}{others}; {ADVICE}")
+    said = 0
+    for level, kind, count, examples in findings.groups():
+        if level == WARNING and kind in OF_THE_WHOLE:
+            said += count
+            for finding in examples:
+                log(f"{where}: {finding}; expected {finding.expected}; {KINDS[kind].advice}")
+    if noted := errors + findings.count(WARNING) - said:
         log(f"{where}: {noted} entries or files are not as they should be; {ADVICE}")
 
 
-def _check_names(where: str, classes: Iterable[str], path: Path, content: CocoFile) -> None:
-    absent = [name for name in classes if name not in content.names]
-    if classes and len(absent) == len(classes):
-        raise UserError(
-            f"{where}: none of the data set's classes ({some(classes)}) is a category of {path} "
-            f"({some(content.names)}); set metainfo.classes of the data set"
-        )
-    if absent:
-        log(f"{where}: {len(absent)} classes have no category in {path}: {some(absent)}")
+def check_model(cfg: Config, source: Source) -> Iterator[Finding]:
+    """Check that a config's model fits a data set's classes.
 
-
-def _check_evaluator(cfg: Config, split: str) -> None:
-    for where, node in walk(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"):
-        path = node.get("ann_file")
-        if isinstance(path, str) and "://" not in path and not Path(path).exists():
-            raise UserError(f"{where}: annotation file {path} not found")
-
-
-def _check_heads(cfg: Config, where: str, dataset: BaseDataset) -> None:
-    classes = dataset.metainfo.get("classes")
-    if not classes:
-        return
+    Yields:
+        What does not.
+    """
+    classes = source.classes
     for path, node in walk(cfg.model, "model"):
         names = [part.split("[")[0] for part in path.split(".")]
         # An own count is a plain number of the head itself, not of its loss.
         if not names[-1].endswith("_head") or names[-1] in OTHER_HEADS:
             continue
         count = node.get("num_classes")
-        if isinstance(count, int) and count != len(classes):
-            raise UserError(
-                f"{path}.num_classes is {count}, but {where} has {len(classes)} classes "
-                f"({some(classes)}); make them agree"
+        if classes and isinstance(count, int) and count != len(classes):
+            found = (
+                f"{path}.num_classes is {count}, but {source.where} has {len(classes)} classes "
+                f"({some(classes)})"
             )
+            yield Finding("model-classes", found)
+    # A data set may know more about itself, as a classifier's does.
+    find_problem = getattr(source.dataset, "find_problem", None)
+    if find_problem and (problem := find_problem(cfg.model)):
+        yield Finding("model-classes", problem)

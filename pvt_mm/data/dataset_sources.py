@@ -30,11 +30,13 @@ class Source:
         where: Its place in the config, for messages.
         config: Its config.
         dataset: The data set; it has its paths and classes, but has read no annotations.
+        evaluation: Whether it is evaluated on, not trained on.
     """
 
     where: str
     config: Mapping
     dataset: BaseDataset
+    evaluation: bool = False
 
     @property
     def reads_coco(self) -> bool:
@@ -45,6 +47,13 @@ class Source:
     def is_coco(self) -> bool:
         """Whether mmdet's CocoDataset reads them, and not a relative with other rules."""
         return type(self.dataset).load_data_list.__qualname__ == "CocoDataset.load_data_list"
+
+    @property
+    def name(self) -> str:
+        """Its annotation file, or its folder of images."""
+        prefix = self.dataset.data_prefix
+        folder = prefix.get("img_path") or prefix.get("img")
+        return str(self.dataset.ann_file or folder or self.dataset.data_root)
 
     @property
     def masks(self) -> bool:
@@ -112,7 +121,8 @@ def sources(cfg: Config, split: str) -> Iterator[Source]:
     for where, config in dataset_configs(loader["dataset"], f"{split}_dataloader.dataset"):
         dataset = _build(where, config, cfg.get("default_scope", "mmengine"))
         if dataset is not None:
-            yield Source(where, config, dataset)
+            # mmseg's data sets for validation are not in test_mode.
+            yield Source(where, config, dataset, split != "train" or dataset.test_mode)
 
 
 def _build(where: str, dataset_cfg: Mapping, scope: str) -> BaseDataset | None:

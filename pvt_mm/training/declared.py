@@ -18,6 +18,7 @@ CUSTOM_HOOKS = (
     "pvt_mm.AccelerateHook",
     "pvt_mm.Float32BoxesHook",
     "pvt_mm.MatchingKeysHook",
+    "pvt_mm.ScheduleHook",
     "pvt_mm.BadSamplesHook",
     "pvt_mm.DivergenceHook",
     "pvt_mm.InterruptionHook",

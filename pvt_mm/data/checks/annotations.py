@@ -8,7 +8,7 @@ from pvt_mm.data.checks.findings import quote
 from pvt_mm.data.checks.kinds import ERROR
 from pvt_mm.data.checks.masks import check_mask, is_number
 
-__all__ = ["check_annotation", "check_category", "check_image_entry", "is_id"]
+__all__ = ["check_annotation", "check_category", "check_image_entry", "is_id", "is_learnt"]
 
 MISSING = object()
 # Boxes of COCO itself reach this many pixels out of the image, by rounding.
@@ -21,6 +21,16 @@ def is_id(value: Any) -> bool:
     """Whether it is a whole number that mmdet and COCO's evaluation keep exactly."""
     # COCO's evaluation keeps ids in arrays of 64-bit floats.
     return type(value) is int and abs(value) < 2**53
+
+
+def is_learnt(entry: Mapping) -> bool:
+    """Whether training learns from an annotation, by mmdet's rules: no crowd, not empty."""
+    box, area = entry.get("bbox"), entry.get("area", 0)
+    if entry.get("ignore") or entry.get("iscrowd") or not is_number(area) or area <= 0:
+        return False
+    if type(box) is not list or len(box) != 4 or not all(map(is_number, box)):
+        return False
+    return box[2] >= 1 and box[3] >= 1
 
 
 def _wrong(entry: Mapping, field: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,9 +13,12 @@ from pvt_mm.data.checks.annotations import (
     check_category,
     check_image_entry,
     is_id,
+    is_learnt,
 )
 from pvt_mm.data.checks.findings import Finding, Findings, quote
 from pvt_mm.data.checks.json_items import JsonItems
+from pvt_mm.data.checks.kinds import ERROR, WARNING
+from pvt_mm.wording import some
 
 __all__ = ["CocoFile", "ImageEntry", "check_coco"]
 
@@ -40,6 +44,8 @@ class CocoFile:
         annotations: How many there are.
         crowds: How many of them are groups of objects.
         annotated: Ids of the images that have annotations.
+        objects: By the category's name, how many annotations training learns from: those that
+            are neither crowds nor ignored nor empty.
     """
 
     images: dict[int, ImageEntry] = field(default_factory=dict)
@@ -47,6 +53,7 @@ class CocoFile:
     annotations: int = 0
     crowds: int = 0
     annotated: set[int] = field(default_factory=set)
+    objects: Counter[str] = field(default_factory=Counter)
 
 
 def check_coco(
@@ -92,6 +99,8 @@ class _Check:
         self.categories: dict[int, str] = {}
         # Ids of categories that annotations have: how often, and the first annotation.
         self.used: dict[Any, list] = {}
+        # The same, of those that are learnt.
+        self.learnt: Counter[int] = Counter()
         self.annotation_ids: set[int] = set()
         self.file_names: set[str] = set()
 
@@ -183,6 +192,7 @@ class _Check:
             return
         self.content.annotated.add(image_id)
         self.content.crowds += entry.get("iscrowd") == 1
+        self.learnt[category] += is_learnt(entry)
         if self.objects:
             size = image.width, image.height
             for kind, found, level in check_annotation(entry, *size, self.masks, self.evaluation):
@@ -191,6 +201,7 @@ class _Check:
     def finish(self, classes: tuple[str, ...]) -> None:
         if not self.lists.issuperset(LISTS):
             return
+        self._check_names(classes)
         if not self.content.images and not self.findings.counts["error", "image-entry"]:
             self.add("no-images", "lists no images")
         elif not self.content.annotations and not self.evaluation:
@@ -199,7 +210,45 @@ class _Check:
             if category not in self.categories:
                 found = f"there is no category {category}, which {count} annotations have"
                 self.add("unknown-category", found, image_id, number)
+        for category, count in self.learnt.items():
+            if category in self.categories and count:
+                self.content.objects[self.categories[category]] += count
         self._check_order(classes)
+        sound = not self.findings.count(ERROR)
+        if self.objects and sound and self.content.annotations:
+            self._check_objects(classes)
+
+    def _check_names(self, classes: tuple[str, ...]) -> None:
+        names = self.content.names
+        absent = [name for name in classes if name not in names]
+        if classes and len(absent) == len(classes):
+            self.add(
+                "class-name",
+                f"none of the data set's classes ({some(classes)}) is a category ({some(names)}); "
+                "set metainfo.classes of the data set",
+            )
+            return
+        spelt = {name.strip().casefold(): name for name in names}
+        for name in absent:
+            if other := spelt.get(name.strip().casefold()):
+                self.add("class-name", f"class {name!r} of the data set is {other!r} in the file")
+
+    def _check_objects(self, classes: tuple[str, ...]) -> None:
+        objects = {name: self.content.objects[name] for name in classes or self.content.names}
+        unseen = [name for name, count in objects.items() if not count]
+        known = [name for name in objects if name in self.content.names]
+        if not known:
+            return
+        if len(unseen) == len(objects):
+            crowds = self.content.crowds
+            self.add(
+                "targets-none",
+                f"none of {self.content.annotations} annotations is an object of the classes "
+                f"that is learnt or scored; {crowds} are crowds",
+                level=WARNING if self.evaluation else "",
+            )
+        elif unseen and not self.evaluation:
+            self.add("class-unseen", f"no object of {some(unseen)}")
 
     def _check_order(self, classes: tuple[str, ...]) -> None:
         # As mmdet does it: the label is the category's place among those of the file that are

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-__all__ = ["ERROR", "KINDS", "PER_SAMPLE", "WARNING", "Kind"]
+__all__ = ["ERROR", "KINDS", "OF_THE_WHOLE", "PER_SAMPLE", "WARNING", "Kind"]
 
 ERROR, WARNING = "error", "warning"
 
@@ -53,6 +53,16 @@ KINDS: dict[str, Kind] = {
         "the classes of the config in the order of the file, none missing in between: labels "
         "count the file's categories",
         "order metainfo.classes of the data set like the file, or list all classes in the file",
+    ),
+    "class-name": Kind(
+        ERROR,
+        "the classes of the data set among the categories of the file, spelt the same",
+        "set metainfo.classes of the data set to names of the file",
+    ),
+    "class-unseen": Kind(
+        WARNING,
+        "each class at least once",
+        "it is never learnt or scored; label it, or leave it out of the classes",
     ),
     # Its annotations.
     "annotation-entry": Kind(
@@ -123,6 +133,11 @@ KINDS: dict[str, Kind] = {
     "image-alpha": Kind(WARNING, "no transparency", "the alpha channel is dropped; " + _COLOUR),
     "image-cmyk": Kind(WARNING, "RGB", "converted without a colour profile; " + _COLOUR),
     "image-frames": Kind(WARNING, "one picture", "the first one is used"),
+    "image-left-out": Kind(
+        WARNING,
+        "images that all end in the data set's img_suffix, in the same case",
+        "not used: rename them, or convert them",
+    ),
     # Label maps.
     "label-missing": Kind(ERROR, "a label map for each image", "fetch it, or remove the image"),
     "label-broken": Kind(ERROR, "a whole image", _FETCH),
@@ -137,9 +152,62 @@ KINDS: dict[str, Kind] = {
     ),
     "label-size": Kind(ERROR, "the size of its image", "resize it with nearest neighbour"),
     "label-ignored": Kind(WARNING, "labelled pixels", "nothing is learnt from the image"),
+    "label-left-over": Kind(WARNING, "an image for each label map", "not used"),
+    # What the config says beside the data set.
+    "model-classes": Kind(
+        ERROR,
+        "as many classes in the model's heads as the data set has",
+        "set num_classes of the heads, or metainfo.classes of the data set",
+    ),
+    "evaluator-file": Kind(
+        ERROR,
+        "the data set's own images (by id and file name), objects, and classes in their order",
+        "set the evaluator's ann_file to the file of the data set that is tested",
+    ),
+    # What the pipeline leaves for the loss.
+    "pipeline": Kind(ERROR, "samples that pass the pipeline", "mend the pipeline, or the data set"),
+    "targets-none": Kind(
+        ERROR,
+        "labelled pixels, or objects that are neither crowds nor ignored nor empty",
+        "label the images; iscrowd is 1 for groups of objects only",
+    ),
+    "targets-one-class": Kind(
+        ERROR,
+        "class numbers of at least two classes: with one alone any model scores 100 %",
+        "write class numbers into the label maps: in a mask of 0 and 255, 1 in the place of 255",
+    ),
+    "targets-shifted": Kind(
+        ERROR,
+        "class k as k + 1 in the files with reduce_zero_label, as k without it",
+        "set reduce_zero_label=False in the data set and in every LoadAnnotations; if 0 is "
+        "unlabelled, leave out the class that never occurs",
+    ),
+    "targets-maybe-shifted": Kind(
+        WARNING,
+        "class k as k + 1 in the files with reduce_zero_label, as k without it",
+        "said; if 0 is the first class, set reduce_zero_label=False in the data set and in every "
+        "LoadAnnotations",
+    ),
+    "targets-ignored": Kind(
+        WARNING,
+        "at most 30 % of the pixels ignored",
+        "255 is ignored, and 0 with reduce_zero_label: nothing is learnt there, nothing scored",
+    ),
+    "targets-tiny": Kind(
+        WARNING,
+        "objects of 8 pixels and more after the resizing",
+        "they are hardly learnt: set a larger scale of Resize, or cut the images into tiles",
+    ),
 }
 
 # Errors of one sample, which a training may leave out; others break the whole data set.
 PER_SAMPLE = frozenset(
     kind for kind in KINDS if kind.startswith(("mask", "polygon-", "rle-", "label-"))
 ) | {"image-missing", "image-broken", "image-size", "image-rotated", "image-narrow"}
+
+# Faults of a whole data set, of which there is one finding: a run says each in a line of its own.
+OF_THE_WHOLE = frozenset(
+    kind
+    for kind in KINDS
+    if kind.startswith(("targets-", "class-", "split-", "evaluator-", "model-"))
+) | {"image-left-out", "label-left-over", "pipeline"}

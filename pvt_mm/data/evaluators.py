@@ -1,0 +1,143 @@
+"""Whether an evaluator's annotation file is that of the data set it scores."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from mmengine.config import Config
+
+from pvt_mm.config.loading import walk
+from pvt_mm.data.checks import Finding
+from pvt_mm.data.dataset_sources import Source
+from pvt_mm.errors import UserError
+from pvt_mm.wording import some
+
+__all__ = ["check_evaluators"]
+
+
+def _files(cfg: Config, split: str) -> Iterator[str]:
+    """Yield the annotation files that a split's CocoMetrics read.
+
+    Raises:
+        UserError: If an evaluator's file on this disk is missing.
+    """
+    for where, node in walk(cfg.get(f"{split}_evaluator"), f"{split}_evaluator"):
+        path = node.get("ann_file")
+        if isinstance(path, str) and "://" not in path:
+            if not Path(path).exists():
+                raise UserError(f"{where}: annotation file {path} not found")
+            if str(node.get("type")).rpartition(".")[2] == "CocoMetric":
+                yield path
+
+
+def check_evaluators(cfg: Config, split: str, sources: Sequence[Source]) -> Iterator[Finding]:
+    """Check that a split's evaluators score against the data sets that are tested.
+
+    Args:
+        cfg: The whole config.
+        split: Of 'train', 'val' and 'test'.
+        sources: The split's data sets, their annotation files sound.
+
+    Yields:
+        What is wrong.
+
+    Raises:
+        UserError: If an evaluator's file is missing.
+    """
+    files = list(_files(cfg, split))
+    if sources and all(source.is_coco and source.reads_coco for source in sources):
+        for path in files:
+            yield from _check_file(path, sources)
+
+
+def _check_file(path: str, sources: Sequence[Source]) -> Iterator[Finding]:
+    """Check that a file in COCO's format has the data sets' images, classes and objects.
+
+    A CocoMetric finds an image's truth by its id, and a label's category by its place: in a file of
+    another split or order it scores against something else without a word.
+
+    Args:
+        path: The file.
+        sources: The data sets that the evaluator scores, each of a sound annotation file.
+
+    Yields:
+        What is wrong with the file.
+    """
+    files = [source.name for source in sources]
+    mine = _content(path)
+    if mine is None or not files:
+        return
+    beside = some(files)
+    classes = sources[0].classes
+    named = [entry["name"] for entry in mine["categories"] if entry["name"] in classes]
+    if tuple(named) != classes:
+        found = f"categories {some(named, 5)}, but classes {some(classes, 5)}"
+        yield Finding("evaluator-file", f"{found} of {beside}", path)
+        return
+    if len(files) == 1 and os.path.samefile(path, files[0]):
+        return
+    theirs = [_content(file) for file in files]
+    if None in theirs:
+        return
+    own = _images(mine)
+    tested: dict[Any, tuple] = {}
+    for content, file in zip(theirs, files, strict=True):
+        for key, image in _images(content).items():
+            if key in tested:
+                found = f"image id {key} is in more than one of {beside}"
+                yield Finding("evaluator-file", found, path, key)
+                return
+            tested[key] = image
+            if own.get(key) != image:
+                there = f"is {own[key][0]!r} in it" if key in own else "is not in it"
+                found = f"image {key} of {file}, {image[0]!r}, {there}"
+                yield Finding("evaluator-file", found, path, key)
+                return
+    if extra := own.keys() - tested.keys():
+        found = (
+            f"{len(extra)} images that are not in {beside}, such as "
+            f"{own[min(extra, key=str)][0]!r}, would count as missed"
+        )
+        yield Finding("evaluator-file", found, path)
+    elif any(content.get("annotations") for content in theirs):
+        whole = Counter()
+        for content in theirs:
+            whole += _objects(content)
+        if other := sum(((whole - _objects(mine)) + (_objects(mine) - whole)).values()):
+            found = f"{other} objects that it and {beside} do not share"
+            yield Finding("evaluator-file", found, path)
+
+
+def _content(path: str) -> dict | None:
+    """Read a file in COCO's format; ``None`` if it is of another one, as panoptic files are."""
+    try:
+        content = json.loads(Path(path).read_bytes())
+        parts = content["images"], content["categories"], content.get("annotations", [])
+        if any("segments_info" in entry for entry in parts[2]):
+            return None
+        ids = [entry["id"] for entry in parts[0]]
+        ids += [entry["category_id"] for entry in parts[2]]
+        names = [entry["name"] for entry in parts[1]]
+        return content if ids and names else None
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _images(content: Mapping) -> dict[Any, tuple]:
+    return {
+        entry["id"]: (entry.get("file_name"), entry.get("width"), entry.get("height"))
+        for entry in content["images"]
+    }
+
+
+def _objects(content: Mapping) -> Counter:
+    names = {entry["id"]: entry["name"] for entry in content["categories"]}
+    return Counter(
+        (entry.get("image_id"), names.get(entry["category_id"]), str(entry.get("bbox")))
+        for entry in content.get("annotations", [])
+    )
