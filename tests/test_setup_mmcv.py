@@ -15,7 +15,7 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from setup_helpers import ROOT, install_torch
+from setup_helpers import ROOT, executable, install_torch
 
 from envsetup import checks, mmcv_wheel
 from envsetup.venv import SetupError, Venv
@@ -65,14 +65,23 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
 PROOF = "import mmcv, torch\nassert mmcv.BUILT_FOR == torch.__version__, 'undefined symbol'"
 
 
+PKG_INFO = "Metadata-Version: 2.1\nName: mmcv\nVersion: 2.1.0\n"
+
+
 def write_sdist(folder: Path) -> None:
     """Write the stand-in for mmcv's source distribution."""
-    files = {
-        "PKG-INFO": "Metadata-Version: 2.1\nName: mmcv\nVersion: 2.1.0\n",
-        "backend.py": BACKEND,
-        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\n'
-        'backend-path = ["."]\n',
-    }
+    pack_sdist(
+        folder,
+        {
+            "PKG-INFO": PKG_INFO,
+            "backend.py": BACKEND,
+            "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\n'
+            'backend-path = ["."]\n',
+        },
+    )
+
+
+def pack_sdist(folder: Path, files: dict[str, str]) -> None:
     with tarfile.open(folder / "mmcv-2.1.0.tar.gz", "w:gz") as archive:
         for name, text in files.items():
             entry = tarfile.TarInfo(f"mmcv-2.1.0/{name}")
@@ -107,6 +116,7 @@ def workshop(empty_venv, tmp_path, monkeypatch):
     """The environment without mmcv, a folder where pip finds things, and no network."""
     for folder in empty_venv.site.glob("mmcv*"):
         shutil.rmtree(folder)
+    empty_venv.record("mmcv for", "nothing yet")
     links = tmp_path / "links"
     links.mkdir()
     write_sdist(links)
@@ -142,7 +152,7 @@ def cached(tmp_path: Path) -> list[Path]:
 
 def test_torch_is_probed_in_the_environment(workshop):
     assert mmcv_wheel.probe_torch(workshop) == TORCH
-    assert TORCH.tag.startswith("torch9.0-cpuops-cp3")
+    assert TORCH.tag.startswith("torch9.0-cpuops-optimised-cp3")
 
 
 def test_without_a_wheel_mmcv_is_built_proved_and_kept(workshop, tmp_path, monkeypatch, capfd):
@@ -163,6 +173,79 @@ def test_the_kept_wheel_saves_the_next_build(workshop, tmp_path):
     mmcv_wheel.install(workshop, PIN, TORCH)
     assert mmcv_wheel.prove(workshop) is None
     assert compiled(tmp_path) == []
+
+
+def test_what_was_built_without_optimisation_is_built_again_once(workshop, tmp_path):
+    """Both the environment and the cache hold such a wheel; nothing says what it was built with."""
+    old = f"torch9.0-cpuops-{mmcv_wheel.MACHINE_TAG.removeprefix('optimised-')}"
+    wheel = write_wheel(tmp_path / "cache" / "pvt_mm" / "wheels" / old, "9.0")
+    workshop.pip("install", "--quiet", str(wheel))
+    mmcv_wheel.install(workshop, PIN, TORCH)
+    assert compiled(tmp_path) == ["1.o", "2.o", "3.o"]
+    mmcv_wheel.install(workshop, PIN, TORCH)
+    assert compiled(tmp_path) == ["1.o", "2.o", "3.o"]
+
+
+# Writes down how it is called and makes the file that is asked for.
+RECORDING_COMPILER = """
+echo "$@" >> "$CALLS"
+while [ $# -gt 0 ]; do
+    [ "$1" = -o ] && : > "$2"
+    shift
+done
+"""
+EXTENSION = """
+from setuptools import setup
+from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+setup(
+    name="mmcv",
+    version="2.1.0",
+    ext_modules=[CppExtension("mmcv_ext", ["ops.cpp", "plain.c"])],
+    cmdclass={"build_ext": BuildExtension},
+)
+"""
+
+
+@pytest.mark.parametrize("own", ["", "-O1 -g -mtune=native"])
+def test_operators_are_compiled_as_fast_as_the_interpreter(tmp_path, monkeypatch, own):
+    """By torch's and setuptools' own means; only the compiler is replaced."""
+    compiler = executable(tmp_path / "g++", RECORDING_COMPILER)
+    files = {"PKG-INFO": PKG_INFO, "setup.py": EXTENSION, "ops.cpp": "", "plain.c": ""}
+    pack_sdist(tmp_path, files)
+    settings = {"CC": str(compiler), "CXX": str(compiler), "CALLS": str(tmp_path / "calls")}
+    settings |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path)}
+    settings |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1", "CFLAGS": own}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(checks, "build_problems", lambda *_: [])
+    venv = Venv(Path(sys.prefix))
+    venv.build = tmp_path / "build"
+    mmcv_wheel.build(venv, PIN, TORCH)
+    calls = [s.split() for s in (tmp_path / "calls").read_text().splitlines()]
+    compiled = [words for words in calls if "-c" in words]
+    sources = {Path(w).name for words in compiled for w in words}
+    assert {"ops.cpp", "plain.c"} <= sources
+    for words in compiled:
+        assert {"-O2", "-O3"} & set(words), words
+        assert "-DNDEBUG" in words and "-UNDEBUG" not in words, words
+        assert [w for w in words if w.startswith("-g")][-1] == "-g0", words
+        if own:  # asked for by the user, and last
+            assert [w for w in words if w.startswith("-O")][-1] == "-O1", words
+            assert "-mtune=native" in words
+        else:
+            assert [w for w in words if w.startswith("-O")][-1] in ("-O2", "-O3"), words
+
+
+@pytest.mark.parametrize("own", [None, "-O0 -g", "-O3 -Wall -DNDEBUG -g"])
+def test_an_interpreter_built_for_debugging_gives_fast_operators_too(monkeypatch, own):
+    monkeypatch.delenv("CFLAGS", raising=False)
+    monkeypatch.setattr(mmcv_wheel.sysconfig, "get_config_var", lambda name: own)
+    words = mmcv_wheel.compile_flags("CFLAGS").split()
+    assert [w for w in words if w.startswith("-O")][-1] in ("-O2", "-O3")
+    assert words.count("-DNDEBUG") == 1
+    assert words[-1] == "-g0"
+    assert set((own or "").split()) <= set(words)
 
 
 def test_a_working_wheel_that_pip_finds_is_used(workshop, tmp_path):

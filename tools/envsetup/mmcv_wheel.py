@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import time
 from dataclasses import dataclass
@@ -25,7 +26,8 @@ GIB_PER_JOB = 2
 CORE_MINUTES = 40  # measured; only to tell the user how long to wait
 SECONDS_BETWEEN_LINES = 15
 
-MACHINE_TAG = f"cp{sys.version_info[0]}{sys.version_info[1]}-{platform.machine()}"
+# "optimised": the first wheels that were kept had been compiled without -O2, and match no more.
+MACHINE_TAG = f"optimised-cp{sys.version_info[0]}{sys.version_info[1]}-{platform.machine()}"
 
 PROBE = """
 import json, torch
@@ -106,8 +108,13 @@ def install(venv: Venv, pin: str, torch: Torch) -> None:
     build from source.
     """
     wanted = pin.partition("==")[2]
-    if venv.version("mmcv") == wanted and prove(venv) is None:
-        return
+    known = venv.done().get("mmcv for") == torch.tag
+    if not (known and venv.version("mmcv") == wanted and prove(venv) is None):
+        _bring_in(venv, pin, torch)
+        venv.record("mmcv for", torch.tag)
+
+
+def _bring_in(venv: Venv, pin: str, torch: Torch) -> None:
     cache = cache_root() / torch.tag
     for wheel in sorted(cache.glob("*.whl")):
         if _try_wheel(venv, wheel):
@@ -171,8 +178,8 @@ def build(venv: Venv, pin: str, torch: Torch) -> Path:
         MAX_JOBS=str(jobs),
         MMCV_WITH_OPS="1",
         FORCE_CUDA="1" if torch.with_cuda_ops else "0",
-        # No debug symbols: they take time and make the wheel ten times larger.
-        CFLAGS=f"{os.environ.get('CFLAGS', '')} -g0".strip(),
+        CFLAGS=compile_flags("CFLAGS"),
+        CXXFLAGS=compile_flags("CXXFLAGS"),
         LDFLAGS=f"{os.environ.get('LDFLAGS', '')} -Wl,--strip-debug".strip(),
     )
     if not torch.with_cuda_ops:
@@ -188,6 +195,24 @@ def build(venv: Venv, pin: str, torch: Torch) -> Path:
         raise SetupError(*build_failure(log))
     say(f"built {wheel.name} in {_clock(time.monotonic() - started)}")
     return wheel
+
+
+def compile_flags(variable: str) -> str:
+    """Return the compilers' flags: this Python's own, the calling shell's, and no debug symbols.
+
+    setuptools takes CFLAGS in place of the interpreter's flags, with their -O3 and -DNDEBUG: these
+    come first, and what the shell says goes on top. Debug symbols would make the build slower and
+    the wheel ten times larger.
+
+    Args:
+        variable: ``CFLAGS`` or ``CXXFLAGS``, the variable that the calling shell may have set.
+    """
+    own = (sysconfig.get_config_var("CFLAGS") or "").split()
+    if not {"-O2", "-O3"} & set(own):
+        own.append("-O2")
+    if "-DNDEBUG" not in own:
+        own.append("-DNDEBUG")
+    return " ".join([*own, *os.environ.get(variable, "").split(), "-g0"])
 
 
 def build_jobs() -> int:
