@@ -21,15 +21,15 @@ from envsetup.venv import SetupError, Venv
 
 def test_setup_env_parses_on_old_pythons():
     source = (ROOT / "tools/setup_env.py").read_text()
-    ast.parse(source, feature_version=(3, 6))
+    ast.parse(source, feature_version=(3, 4))
 
 
-@pytest.mark.parametrize("version", [(3, 10, 0), (3, 11, 7), (3, 12, 9)])
+@pytest.mark.parametrize("version", [(3, 10, 0), (3, 11, 7), (3, 12, 9), (3, 13, 5), (3, 14, 2)])
 def test_supported_python(version):
     assert setup_env.python_problem(version) is None
 
 
-@pytest.mark.parametrize("version", [(3, 6, 9), (3, 9, 18), (3, 13, 0), (4, 0, 0)])
+@pytest.mark.parametrize("version", [(3, 6, 9), (3, 9, 18), (3, 15, 0), (4, 0, 0)])
 def test_unsupported_python_is_one_line_and_status_2(version):
     code = f"""if 1:
         import runpy, sys

@@ -8,7 +8,7 @@ on where it stopped.
 # Up to the version check this file must parse and run on any Python 3.
 import sys
 
-OLDEST, NEWEST = (3, 10), (3, 12)
+OLDEST, NEWEST = (3, 10), (3, 14)
 
 
 def python_problem(version):
@@ -16,7 +16,7 @@ def python_problem(version):
     if OLDEST <= tuple(version[:2]) <= NEWEST:
         return None
     return (
-        f"Python {version[0]}.{version[1]} is not supported, 3.10 to 3.12 is: install one "
+        f"Python {version[0]}.{version[1]} is not supported, 3.10 to 3.14 is: install one "
         "(Debian/Ubuntu: sudo apt-get install python3.11 python3.11-venv python3.11-dev; "
         "Fedora: sudo dnf install python3.11-devel; conda: conda create -n pvt python=3.11) "
         "and name it, e.g. make demo PYTHON=python3.11"

@@ -14,12 +14,11 @@ import shutil
 import subprocess
 import sys
 import sysconfig
-import tarfile
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import checks
+from . import checks, mmcv_source
 from .venv import SetupError, Venv, say
 
 GIB_PER_JOB = 2
@@ -161,7 +160,7 @@ def build(venv: Venv, pin: str, torch: Torch) -> Path:
     source = home / "src"
     resumed = source.is_dir()
     if not resumed:
-        _fetch_source(venv, pin, source)
+        mmcv_source.fetch(venv, pin, source)
     jobs = build_jobs()
     log = home / "build.log"
     minutes = max(3, round(CORE_MINUTES / jobs))
@@ -253,26 +252,6 @@ def _try_wheel(venv: Venv, wheel: Path) -> bool:
     if problem:
         say(f"{wheel.name} does not work with the installed torch and is thrown away: {problem}")
     return problem is None
-
-
-def _fetch_source(venv: Venv, pin: str, source: Path) -> None:
-    """Download and unpack mmcv's source distribution; `source` appears only when complete."""
-    fresh = source.with_name("unpacking")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    say(f"downloading the source of {pin}")
-    venv.pip(
-        *("download", "--quiet", "--no-binary=mmcv", "--no-deps", "--no-build-isolation"),
-        *("--dest", str(fresh), pin),
-    )
-    archive = next(fresh.glob("mmcv-*.tar.gz"))
-    with tarfile.open(archive) as file:
-        if hasattr(tarfile, "data_filter"):
-            file.extractall(fresh, filter="data")
-        else:
-            file.extractall(fresh)
-    os.replace(next(p for p in fresh.iterdir() if p.is_dir()), source)
-    shutil.rmtree(fresh)
 
 
 def _run_with_progress(venv: Venv, command: list[str], env: dict[str, str], log: Path) -> int:
