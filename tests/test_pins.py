@@ -13,6 +13,7 @@ from packaging.requirements import Requirement
 from packaging.version import Version
 from setup_helpers import ROOT
 
+import setup_env
 from envsetup.venv import Venv, read_pins
 
 
@@ -39,7 +40,7 @@ def ranges() -> list[Requirement]:
     return [Requirement(s) for s in quoted]
 
 
-@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12"])
+@pytest.mark.parametrize("python", ["3.10", "3.11", "3.12", "3.13", "3.14"])
 def test_pins_lie_in_the_declared_ranges(python):
     pins = pinned(python)
     declared = [r for r in ranges() if r.name in pins]
@@ -47,6 +48,18 @@ def test_pins_lie_in_the_declared_ranges(python):
     assert {"torch", "mmengine", "mmcv", "mmdet", "mmsegmentation", "numpy", "pytest"} <= names
     for entry in declared:
         assert entry.specifier.contains(pins[entry.name], prereleases=True), (entry, pins)
+
+
+def test_the_supported_pythons_are_the_same_everywhere():
+    text = (ROOT / "pyproject.toml").read_text()
+    low, high = setup_env.OLDEST, setup_env.NEWEST
+    accepted = re.search(r'^requires-python = "(.*)"$', text, re.MULTILINE)[1]
+    assert accepted == f">={low[0]}.{low[1]},<{high[0]}.{high[1] + 1}"
+    listed = re.findall(r"Python :: (3\.\d+)", text)
+    assert listed == [f"3.{minor}" for minor in range(low[1], high[1] + 1)]
+    words = f"Python {low[0]}.{low[1]} to {high[0]}.{high[1]},"
+    for name in ("README.md", "docs/install.md"):
+        assert words in (ROOT / name).read_text(), name
 
 
 def test_the_known_set_is_pinned():

@@ -15,9 +15,9 @@ import zipfile
 from pathlib import Path
 
 import pytest
-from setup_helpers import ROOT, install_torch
+from setup_helpers import ROOT, executable, install_torch
 
-from envsetup import checks, mmcv_wheel
+from envsetup import checks, mmcv_source, mmcv_wheel
 from envsetup.venv import SetupError, Venv
 
 # A source distribution that "compiles" three objects, each once, and builds a wheel that works with
@@ -65,14 +65,23 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
 PROOF = "import mmcv, torch\nassert mmcv.BUILT_FOR == torch.__version__, 'undefined symbol'"
 
 
+PKG_INFO = "Metadata-Version: 2.1\nName: mmcv\nVersion: 2.1.0\n"
+
+
 def write_sdist(folder: Path) -> None:
     """Write the stand-in for mmcv's source distribution."""
-    files = {
-        "PKG-INFO": "Metadata-Version: 2.1\nName: mmcv\nVersion: 2.1.0\n",
-        "backend.py": BACKEND,
-        "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\n'
-        'backend-path = ["."]\n',
-    }
+    pack_sdist(
+        folder,
+        {
+            "PKG-INFO": PKG_INFO,
+            "backend.py": BACKEND,
+            "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\n'
+            'backend-path = ["."]\n',
+        },
+    )
+
+
+def pack_sdist(folder: Path, files: dict[str, str]) -> None:
     with tarfile.open(folder / "mmcv-2.1.0.tar.gz", "w:gz") as archive:
         for name, text in files.items():
             entry = tarfile.TarInfo(f"mmcv-2.1.0/{name}")
@@ -107,6 +116,7 @@ def workshop(empty_venv, tmp_path, monkeypatch):
     """The environment without mmcv, a folder where pip finds things, and no network."""
     for folder in empty_venv.site.glob("mmcv*"):
         shutil.rmtree(folder)
+    empty_venv.record("mmcv for", "nothing yet")
     links = tmp_path / "links"
     links.mkdir()
     write_sdist(links)
@@ -142,7 +152,7 @@ def cached(tmp_path: Path) -> list[Path]:
 
 def test_torch_is_probed_in_the_environment(workshop):
     assert mmcv_wheel.probe_torch(workshop) == TORCH
-    assert TORCH.tag.startswith("torch9.0-cpuops-cp3")
+    assert TORCH.tag.startswith("torch9.0-cpuops-optimised-cp3")
 
 
 def test_without_a_wheel_mmcv_is_built_proved_and_kept(workshop, tmp_path, monkeypatch, capfd):
@@ -163,6 +173,123 @@ def test_the_kept_wheel_saves_the_next_build(workshop, tmp_path):
     mmcv_wheel.install(workshop, PIN, TORCH)
     assert mmcv_wheel.prove(workshop) is None
     assert compiled(tmp_path) == []
+
+
+def test_what_was_built_without_optimisation_is_built_again_once(workshop, tmp_path):
+    """Both the environment and the cache hold such a wheel; nothing says what it was built with."""
+    old = f"torch9.0-cpuops-{mmcv_wheel.MACHINE_TAG.removeprefix('optimised-')}"
+    wheel = write_wheel(tmp_path / "cache" / "pvt_mm" / "wheels" / old, "9.0")
+    workshop.pip("install", "--quiet", str(wheel))
+    mmcv_wheel.install(workshop, PIN, TORCH)
+    assert compiled(tmp_path) == ["1.o", "2.o", "3.o"]
+    mmcv_wheel.install(workshop, PIN, TORCH)
+    assert compiled(tmp_path) == ["1.o", "2.o", "3.o"]
+
+
+# What mmcv 2.1.0's own setup.py does.
+OLD_SETUP = """
+from setuptools import setup
+
+def get_version():
+    version_file = 'mmcv/version.py'
+    with open(version_file, encoding='utf-8') as f:
+        exec(compile(f.read(), version_file, 'exec'))
+    return locals()['__version__']
+
+{broken}setup(name='mmcv', version=get_version())
+"""
+
+
+@pytest.mark.parametrize("broken", ["", "raise KeyError('__version__')\n"])
+def test_the_source_is_fetched_whole_and_mended_even_if_its_metadata_fails(
+    workshop, tmp_path, broken
+):
+    files = {"PKG-INFO": PKG_INFO, "setup.py": OLD_SETUP.format(broken=broken)}
+    files |= {"mmcv/__init__.py": "", "mmcv/version.py": "__version__ = '2.1.0'"}
+    pack_sdist(tmp_path / "links", files)
+    source = tmp_path / "work" / "src"
+    mmcv_source.fetch(workshop, PIN, source)
+    assert [p.name for p in source.parent.iterdir()] == ["src"]
+    assert (source / "mmcv" / "version.py").is_file()
+    # Whichever Python runs the tests, what `locals()` holds does not matter any more.
+    code = (source / "setup.py").read_text().replace("from setuptools import setup", "")
+    code = code.replace(broken, "").replace("setup(name", "dict(name")
+    script = f"locals = dict\n{code}\nprint(get_version())"
+    done = subprocess.run(
+        [sys.executable, "-c", script], cwd=source, capture_output=True, text=True
+    )
+    assert done.stdout == "2.1.0\n", done.stderr
+
+
+def test_a_source_that_cannot_be_had_is_said_in_pips_words(workshop, tmp_path):
+    with pytest.raises(SetupError) as error:
+        mmcv_source.fetch(workshop, "mmcv==2.1.7", tmp_path / "work" / "src")
+    assert error.value.args[0] == "pip could not download the source of mmcv==2.1.7:"
+    assert "No matching distribution found for mmcv==2.1.7" in error.value.args[-1]
+    assert not (tmp_path / "work" / "src").exists()
+
+
+# Writes down how it is called and makes the file that is asked for.
+RECORDING_COMPILER = """
+echo "$@" >> "$CALLS"
+while [ $# -gt 0 ]; do
+    [ "$1" = -o ] && : > "$2"
+    shift
+done
+"""
+EXTENSION = """
+from setuptools import setup
+from torch.utils.cpp_extension import BuildExtension, CppExtension
+
+setup(
+    name="mmcv",
+    version="2.1.0",
+    ext_modules=[CppExtension("mmcv_ext", ["ops.cpp", "plain.c"])],
+    cmdclass={"build_ext": BuildExtension},
+)
+"""
+
+
+def test_operators_are_compiled_as_fast_as_the_interpreter(tmp_path, monkeypatch):
+    """By torch's and setuptools' own means; only the compiler is replaced."""
+    compiler = executable(tmp_path / "g++", RECORDING_COMPILER)
+    files = {"PKG-INFO": PKG_INFO, "setup.py": EXTENSION, "ops.cpp": "", "plain.c": ""}
+    pack_sdist(tmp_path, files)
+    settings = {"CC": str(compiler), "CXX": str(compiler), "CALLS": str(tmp_path / "calls")}
+    settings |= {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(tmp_path), "CFLAGS": "-g -DMINE=1"}
+    settings |= {"PIP_CONFIG_FILE": os.devnull, "PIP_NO_CACHE_DIR": "1"}
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(checks, "build_problems", lambda *_: [])
+    venv = Venv(Path(sys.prefix))
+    venv.build = tmp_path / "build"
+    mmcv_wheel.build(venv, PIN, TORCH)
+    calls = [s.split() for s in (tmp_path / "calls").read_text().splitlines()]
+    compiled = [words for words in calls if "-c" in words]
+    assert {"ops.cpp", "plain.c"} <= {Path(w).name for words in compiled for w in words}
+    for words in compiled:
+        assert [w for w in words if w.startswith("-O")][-1:] in (["-O2"], ["-O3"]), words
+        assert "-DNDEBUG" in words and "-UNDEBUG" not in words, words
+        assert [w for w in words if w.startswith("-g")][-1:] == ["-g0"], words
+        assert "-DMINE=1" in words, words
+
+
+def test_the_users_own_flags_come_after_the_interpreters(monkeypatch):
+    monkeypatch.setenv("CXXFLAGS", "-O1 -g3")
+    words = mmcv_wheel.compile_flags("CXXFLAGS").split()
+    assert "-DNDEBUG" in words and {"-O2", "-O3"} & set(words)
+    assert words[-3:] == ["-O1", "-g3", "-g0"]
+
+
+@pytest.mark.parametrize("own", [None, "-O0 -g", "-O3 -Wall -DNDEBUG -g"])
+def test_an_interpreter_built_for_debugging_gives_fast_operators_too(monkeypatch, own):
+    monkeypatch.delenv("CFLAGS", raising=False)
+    monkeypatch.setattr(mmcv_wheel.sysconfig, "get_config_var", lambda name: own)
+    words = mmcv_wheel.compile_flags("CFLAGS").split()
+    assert [w for w in words if w.startswith("-O")][-1] in ("-O2", "-O3")
+    assert words.count("-DNDEBUG") == 1
+    assert words[-1] == "-g0"
+    assert set((own or "").split()) <= set(words)
 
 
 def test_a_working_wheel_that_pip_finds_is_used(workshop, tmp_path):

@@ -5,21 +5,22 @@ remembered in the environment itself, so a second run returns at once and an int
 on where it stopped.
 """
 
-# Up to the version check this file must parse and run on any Python 3.
+# Up to the version check this file and envsetup/advice.py must parse and run on any Python 3.
 import sys
 
-OLDEST, NEWEST = (3, 10), (3, 12)
+OLDEST, NEWEST = (3, 10), (3, 14)
 
 
 def python_problem(version):
     """Return one line about an unsupported Python version, or None."""
     if OLDEST <= tuple(version[:2]) <= NEWEST:
         return None
-    return (
-        f"Python {version[0]}.{version[1]} is not supported, 3.10 to 3.12 is: install one "
-        "(Debian/Ubuntu: sudo apt-get install python3.11 python3.11-venv python3.11-dev; "
-        "Fedora: sudo dnf install python3.11-devel; conda: conda create -n pvt python=3.11) "
-        "and name it, e.g. make demo PYTHON=python3.11"
+    from envsetup import advice
+
+    return "Python %d.%d is not supported, 3.10 to 3.14 is: %s" % (  # noqa: UP031
+        version[0],
+        version[1],
+        advice.python(),
     )
 
 

@@ -13,6 +13,8 @@ import sysconfig
 import tempfile
 from pathlib import Path
 
+from . import advice
+
 GIB = 1 << 30
 # The environment takes about 2 GB with torch's CPU build and 8 GB with its CUDA build; the rest is
 # for pip's downloads and mmcv's build.
@@ -27,8 +29,18 @@ int main() { return std::optional<int>(0).value(); }
 """
 
 
-def _python_name() -> str:
-    return f"python{sys.version_info[0]}.{sys.version_info[1]}"
+def _how(need: str, from_where: str = "") -> str:
+    """Say how to get something that is missing, on this system.
+
+    Args:
+        need: A need of `advice.SYSTEMS`.
+        from_where: What to do on a system that has no package of it.
+    """
+    version = f"{sys.version_info[0]}.{sys.version_info[1]}"
+    command = advice.install(need, [version])
+    words = f"install it ({command})" if command else from_where
+    other = advice.other_python() if need in ("headers", "venv") else None
+    return f"{words}, or take another Python: PYTHON={other}" if other else words
 
 
 def venv_problem() -> str | None:
@@ -36,11 +48,10 @@ def venv_problem() -> str | None:
     missing = [m for m in ("venv", "ensurepip", "ssl") if importlib.util.find_spec(m) is None]
     if not missing:
         return None
-    name = _python_name()
+    how = _how("venv", "this system has no package of it; install the whole of this Python again")
     return (
         f"{sys.executable} has no module {', '.join(missing)}, needed to create the environment: "
-        f"install it (Debian/Ubuntu: sudo apt-get install {name}-venv; Fedora: sudo dnf install "
-        f"{name}; conda: conda create -n pvt python={name[6:]}, then PYTHON=python)"
+        f"{how}"
     )
 
 
@@ -67,19 +78,12 @@ def library_problem() -> str | None:
             missing.append(name)
     if not missing:
         return None
-    return (
-        f"OpenCV needs {' and '.join(missing)}: install them (Debian/Ubuntu: sudo apt-get install "
-        "libgl1 libglib2.0-0; Fedora: sudo dnf install mesa-libGL glib2; conda: conda install "
-        "-c conda-forge libgl glib)"
-    )
+    return f"OpenCV needs {' and '.join(missing)}: {_how('opencv', 'install these libraries')}"
 
 
 def compiler_problem() -> str | None:
     """Say what is wrong with the C++ compiler that would build mmcv, if anything."""
-    how = (
-        "install one (Debian/Ubuntu: sudo apt-get install g++; Fedora: sudo dnf install gcc-c++; "
-        "conda: conda install -c conda-forge cxx-compiler)"
-    )
+    how = _how("compiler", "install it")
     for variable, default in (("CC", sysconfig.get_config_var("CC") or "cc"), ("CXX", "c++")):
         command = (os.environ.get(variable) or default).split()
         if shutil.which(command[0]) is None:
@@ -100,12 +104,8 @@ def headers_problem() -> str | None:
     header = Path(sysconfig.get_paths()["include"]) / "Python.h"
     if header.is_file():
         return None
-    name = _python_name()
-    return (
-        f"Python's C headers are missing ({header}), mmcv's build needs them: install them "
-        f"(Debian/Ubuntu: sudo apt-get install {name}-dev; Fedora: sudo dnf install {name}-devel; "
-        f"conda: use conda's own python, PYTHON=python)"
-    )
+    how = _how("headers", "this system has no package of them; install the whole of this Python")
+    return f"Python's C headers are missing ({header}), mmcv's build needs them: {how}"
 
 
 def has_gpu() -> bool:

@@ -13,19 +13,20 @@ import re
 import shutil
 import subprocess
 import sys
-import tarfile
+import sysconfig
 import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import checks
+from . import checks, mmcv_source
 from .venv import SetupError, Venv, say
 
 GIB_PER_JOB = 2
 CORE_MINUTES = 40  # measured; only to tell the user how long to wait
 SECONDS_BETWEEN_LINES = 15
 
-MACHINE_TAG = f"cp{sys.version_info[0]}{sys.version_info[1]}-{platform.machine()}"
+# "optimised": the first wheels that were kept had been compiled without -O2, and match no more.
+MACHINE_TAG = f"optimised-cp{sys.version_info[0]}{sys.version_info[1]}-{platform.machine()}"
 
 PROBE = """
 import json, torch
@@ -106,8 +107,13 @@ def install(venv: Venv, pin: str, torch: Torch) -> None:
     build from source.
     """
     wanted = pin.partition("==")[2]
-    if venv.version("mmcv") == wanted and prove(venv) is None:
-        return
+    known = venv.done().get("mmcv for") == torch.tag
+    if not (known and venv.version("mmcv") == wanted and prove(venv) is None):
+        _bring_in(venv, pin, torch)
+        venv.record("mmcv for", torch.tag)
+
+
+def _bring_in(venv: Venv, pin: str, torch: Torch) -> None:
     cache = cache_root() / torch.tag
     for wheel in sorted(cache.glob("*.whl")):
         if _try_wheel(venv, wheel):
@@ -154,7 +160,7 @@ def build(venv: Venv, pin: str, torch: Torch) -> Path:
     source = home / "src"
     resumed = source.is_dir()
     if not resumed:
-        _fetch_source(venv, pin, source)
+        mmcv_source.fetch(venv, pin, source)
     jobs = build_jobs()
     log = home / "build.log"
     minutes = max(3, round(CORE_MINUTES / jobs))
@@ -171,8 +177,8 @@ def build(venv: Venv, pin: str, torch: Torch) -> Path:
         MAX_JOBS=str(jobs),
         MMCV_WITH_OPS="1",
         FORCE_CUDA="1" if torch.with_cuda_ops else "0",
-        # No debug symbols: they take time and make the wheel ten times larger.
-        CFLAGS=f"{os.environ.get('CFLAGS', '')} -g0".strip(),
+        CFLAGS=compile_flags("CFLAGS"),
+        CXXFLAGS=compile_flags("CXXFLAGS"),
         LDFLAGS=f"{os.environ.get('LDFLAGS', '')} -Wl,--strip-debug".strip(),
     )
     if not torch.with_cuda_ops:
@@ -188,6 +194,24 @@ def build(venv: Venv, pin: str, torch: Torch) -> Path:
         raise SetupError(*build_failure(log))
     say(f"built {wheel.name} in {_clock(time.monotonic() - started)}")
     return wheel
+
+
+def compile_flags(variable: str) -> str:
+    """Return the compilers' flags: this Python's own, the calling shell's, and no debug symbols.
+
+    setuptools takes CFLAGS in place of the interpreter's flags, with their -O3 and -DNDEBUG: these
+    come first, and what the shell says goes on top. Debug symbols would make the build slower and
+    the wheel ten times larger.
+
+    Args:
+        variable: ``CFLAGS`` or ``CXXFLAGS``, the variable that the calling shell may have set.
+    """
+    own = (sysconfig.get_config_var("CFLAGS") or "").split()
+    if not {"-O2", "-O3"} & set(own):
+        own.append("-O2")
+    if "-DNDEBUG" not in own:
+        own.append("-DNDEBUG")
+    return " ".join([*own, *os.environ.get(variable, "").split(), "-g0"])
 
 
 def build_jobs() -> int:
@@ -228,26 +252,6 @@ def _try_wheel(venv: Venv, wheel: Path) -> bool:
     if problem:
         say(f"{wheel.name} does not work with the installed torch and is thrown away: {problem}")
     return problem is None
-
-
-def _fetch_source(venv: Venv, pin: str, source: Path) -> None:
-    """Download and unpack mmcv's source distribution; `source` appears only when complete."""
-    fresh = source.with_name("unpacking")
-    shutil.rmtree(fresh, ignore_errors=True)
-    fresh.mkdir(parents=True)
-    say(f"downloading the source of {pin}")
-    venv.pip(
-        *("download", "--quiet", "--no-binary=mmcv", "--no-deps", "--no-build-isolation"),
-        *("--dest", str(fresh), pin),
-    )
-    archive = next(fresh.glob("mmcv-*.tar.gz"))
-    with tarfile.open(archive) as file:
-        if hasattr(tarfile, "data_filter"):
-            file.extractall(fresh, filter="data")
-        else:
-            file.extractall(fresh)
-    os.replace(next(p for p in fresh.iterdir() if p.is_dir()), source)
-    shutil.rmtree(fresh)
 
 
 def _run_with_progress(venv: Venv, command: list[str], env: dict[str, str], log: Path) -> int:

@@ -73,7 +73,7 @@ class Setup:
         self.steps = [
             ("venv", base, self.create),
             ("packages", packages, self.packages),
-            ("mmcv", key_of(packages, "mmcv"), self.mmcv),
+            ("mmcv", key_of(packages, "mmcv, optimised"), self.mmcv),
             ("project", project, self.project),
         ]
         if dev:
