@@ -5,6 +5,7 @@ import logging
 import os
 import shutil
 from pathlib import Path
+from unittest.mock import patch
 
 import numpy as np
 import pytest
@@ -360,6 +361,48 @@ def test_out_of_memory_names_three_remedies(place, capsys, monkeypatch):
     line = refused(capsys, train.main, [DETECTOR, "--cfg-options", FROM_SCRATCH])
     for remedy in ("train_dataloader.batch_size", "--amp", "model.backbone.with_cp"):
         assert remedy in line
+
+
+UNREAD_KEYS = {
+    "2.x schedule": (
+        "lr_config = dict(step=[8])",
+        "lr_config, which is of the 2.x style; set param",
+    ),
+    "2.x data": ("data = dict(samples_per_gpu=2)", "nothing reads data, .*train_dataloader"),
+    "2.x length": ("total_epochs = 3", "train_cfg.max_epochs"),
+    "2.x precision": ("fp16 = dict(loss_scale=512.)", "AmpOptimWrapper"),
+    "optimizer": ("optimizer = dict(type='SGD', lr=1)", "set optim_wrapper.optimizer instead"),
+    "misspelt": ("train_dataloder = dict(batch_size=4)", "did you mean train_dataloader"),
+    "plural": ("param_schedulers = []", "did you mean param_scheduler"),
+}
+
+
+@pytest.mark.parametrize(("line", "named"), UNREAD_KEYS.values(), ids=UNREAD_KEYS)
+def test_keys_that_nothing_would_read_are_refused(place, line, named):
+    config = place / "mine.py"
+    config.write_text(f"_base_ = [{DETECTOR!r}]\n{line}\n")
+    with pytest.raises(UserError, match=named):
+        load_config(config)
+
+
+@pytest.mark.parametrize(
+    ("lines", "said"),
+    [
+        ("train_pipeline = []", "nothing reads train_pipeline"),
+        ("batch = 4", "nothing reads batch"),
+        ("batch = 4\ntrain_dataloader = dict(batch_size=batch)", None),
+        ("pipeline = []\ntrain_dataloader = dict(dataset=dict(pipeline=pipeline))", None),
+        ("randomness = dict(seed=0)\nskip_bad_images = 3", None),
+        ("a, b = 1, 2\nmax_epochs = a + b\ntrain_cfg = dict(max_epochs=max_epochs)", None),
+    ],
+)
+def test_helpers_that_nothing_uses_are_said(place, lines, said):
+    config = place / "mine.py"
+    config.write_text(f"_base_ = [{DETECTOR!r}]\n{lines}\n")
+    with patch("pvt_mm.config.unread.print_log") as log:
+        load_config(config)
+    messages = [call.args[0] for call in log.call_args_list]
+    assert [said in message for message in messages] == ([True] if said else [])
 
 
 @pytest.mark.parametrize("scale", [True, 3, "ab", ("a", "b"), (1, 2, 3)])

@@ -15,6 +15,7 @@ from mmengine.logging import print_log
 from mmengine.runner import Runner
 
 from pvt_mm.config.kinds import check_kinds
+from pvt_mm.config.unread import EXTRA_KEYS, check_unread
 from pvt_mm.errors import UserError
 from pvt_mm.stack import version_of
 from pvt_mm.wording import one_line, some
@@ -33,8 +34,6 @@ __all__ = [
 
 # A new key this similar to an existing one is taken for a typing error.
 TYPO_RATIO = 0.82
-# Keys that mm's tools and Runner read from the config though Runner's signature lacks them.
-EXTRA_KEYS = {"find_unused_parameters", "sync_bn", "compile", "runner_type", "model_wrapper_cfg"}
 LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 # In a checkout a link to configs/, in a wheel a copy.
 CHECKOUT_CONFIGS = (Path(__file__).resolve().parents[1] / ".mim" / "configs").resolve()
@@ -116,6 +115,8 @@ def load_config(
         except (AttributeError, IndexError, KeyError, TypeError, ValueError) as error:
             raise UserError(f"--cfg-options cannot be merged: {error}") from error
     check_kinds(path, cfg)
+    if path.suffix == ".py":
+        check_unread(path)
     cfg.launcher = launcher
     if work_dir is not None:
         cfg.work_dir = str(work_dir)
