@@ -36,9 +36,10 @@ test: peers ## run the test suite; ARGS="-k attention" is handed to pytest
 docs: setup-dev ## build the documentation as a site, in site/
 	@$(BIN)/mkdocs build --quiet
 
-lint: setup-dev ## check style and format with ruff
+lint: setup-dev ## check style and format with ruff, and that imports only go downwards
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
+	@$(BIN)/lint-imports --no-cache
 
 clean: ## remove the environments and build leftovers; work_dirs and data stay
 	@$(PYTHON) tools/setup_env.py --venv "$(VENV)" --remove

@@ -1,6 +1,6 @@
 """Make backbones work in pieces on inputs as small as a test's, whatever the processor."""
 
-from pvt_mm.kernels.cpu import bands, dot_product
+from pvt_mm.kernels.cpu import bands, dot_product, linear
 
 
 def set_band_bytes(monkeypatch, size):
@@ -11,7 +11,8 @@ def set_band_bytes(monkeypatch, size):
 
 def set_tile_bytes(monkeypatch, forward, backward):
     """Compute all attention in tiles that hold so many bytes."""
-    monkeypatch.setattr(dot_product, "_mkl_is_slow", lambda: True)
+    for module in (dot_product, linear):
+        monkeypatch.setattr(module, "mkl_is_slow", lambda: True)
     monkeypatch.setattr(dot_product, "FEWEST_QUERIES", 1)
     monkeypatch.setattr(dot_product, "FEWEST_SCORES", 1)
     monkeypatch.setattr(dot_product, "TILE_BYTES", forward)

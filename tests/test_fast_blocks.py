@@ -9,6 +9,7 @@ from pvt_mm import accelerate
 from pvt_mm.backbones.attention import SpatialReductionAttention
 from pvt_mm.backbones.block import Block
 from pvt_mm.backbones.mlp import ConvMlp, Mlp
+from pvt_mm.kernels.cpu import linear as linear_module
 from pvt_mm.kernels.cpu.bands import cut_in_bands
 from pvt_mm.kernels.cpu.linear import linear
 
@@ -222,10 +223,12 @@ def test_bands_make_every_row_once_and_read_their_neighbours(halo, height, width
     assert torch.equal(made, torch.ones_like(made))
 
 
+@pytest.mark.parametrize("convolved", [True, False])
 @pytest.mark.parametrize("threads", [1, 2])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
-def test_linear_is_a_linear_layer(threads, dtype, bias):
+def test_linear_is_a_linear_layer(threads, dtype, bias, convolved, monkeypatch):
+    monkeypatch.setattr(linear_module, "mkl_is_slow", lambda: convolved)
     torch.manual_seed(0)
     layer = torch.nn.Linear(6, 10, bias=bias).to(dtype)
     tokens = torch.randn(2, 15, 6, dtype=dtype)

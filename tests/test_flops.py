@@ -22,7 +22,7 @@ from pvt_mm.costs.complexity import (
     config_complexity,
 )
 from pvt_mm.costs.flops import arch_name, main, measure
-from pvt_mm.zoo.index import measured
+from pvt_mm.costs.measured import measured
 
 # GFLOPs at 224x224.
 PINNED = {

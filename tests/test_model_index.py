@@ -13,8 +13,8 @@ from recipes import BASELINE_WEIGHTS, CONFIGS, ROWS, SCHEDULES, parsed
 
 from pvt_mm.archs import ARCHS
 from pvt_mm.config.families import FAMILIES
+from pvt_mm.costs.measured import measured
 from pvt_mm.errors import UserError
-from pvt_mm.zoo.index import measured
 from pvt_mm.zoo.tool import main, stale_files, zoo_files
 
 ROOT = CONFIGS.parent

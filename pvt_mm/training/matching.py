@@ -9,7 +9,7 @@ from mmengine.registry import MODELS
 from mmengine.runner import FlexibleRunner, Runner
 from torch import nn
 
-from pvt_mm import PVT, PVTv2
+from pvt_mm.backbones import PVT, PVTv2
 from pvt_mm.checkpoints import CheckpointError, map_state_dict
 from pvt_mm.checkpoints.key_mapping import identify
 from pvt_mm.checkpoints.pretrained import adapt_state_dict, not_finite, not_floating, summary

@@ -2,33 +2,18 @@
 
 from __future__ import annotations
 
-import functools
-import json
-from importlib.resources import files
-from typing import Any
-
 import yaml
 
 from pvt_mm.archs import ARCHS
 from pvt_mm.config.families import FAMILIES, PAPERS
 from pvt_mm.config.recipes import BASELINES, RECIPES, Recipe
+from pvt_mm.costs.measured import measured
 
-__all__ = ["backbone_title", "index_files", "measured", "source"]
+__all__ = ["backbone_title", "index_files", "source"]
 
 HEADER = "# Written by tools/make_model_index.py; change pvt_mm/config/recipes.py and run that.\n"
 METAFILES = "configs/metafiles"
 GPUS = 8
-
-
-@functools.cache
-def measured() -> dict[str, Any]:
-    """Parameters and operations of all backbones and recipes, as committed.
-
-    Returns:
-        ``backbones`` as of :func:`pvt_mm.costs.flops.arch_table`, and ``recipes``: by config
-        ``params`` and ``flops`` of one image of the family's shape.
-    """
-    return json.loads(files(__package__).joinpath("complexity.json").read_text())
 
 
 def index_files() -> dict[str, str]:

@@ -7,7 +7,8 @@ from collections.abc import Iterable, Sequence
 from pvt_mm.archs import ARCHS
 from pvt_mm.config.families import FAMILIES
 from pvt_mm.config.recipes import RECIPES, Recipe
-from pvt_mm.zoo.index import GPUS, backbone_title, measured
+from pvt_mm.costs.measured import measured
+from pvt_mm.zoo.index import GPUS, backbone_title
 
 __all__ = ["models_table", "zoo_page"]
 
@@ -27,9 +28,9 @@ proposals and 100 masks.
 
 ## Backbones
 
-Without a classifier. "Kept" is what autograd holds of one image's float32 forward pass on a CPU for
+Without a classifier. "Kept" is what autograd holds of one image's float32 forward pass through the plain modules for
 the backward pass, without `with_cp`; parameters, gradients and the optimizer's state come on top of
-it. GPUs keep more of large maps, which CPUs compute anew in bands.
+it. Of large maps the [fast twins](kernels.md) keep about half on CPUs, which compute activations anew.
 """
 
 # The families of recipes that every backbone has, and their columns in the README.

@@ -10,11 +10,12 @@ from pathlib import Path
 
 import torch
 
-import pvt_mm.zoo.index
+import pvt_mm.costs.measured
 from pvt_mm.config.loading import CHECKOUT_CONFIGS, load_config
 from pvt_mm.config.recipes import RECIPES
 from pvt_mm.costs.complexity import config_complexity
 from pvt_mm.costs.flops import arch_table
+from pvt_mm.costs.measured import measured
 from pvt_mm.errors import UserError, run_tool, some
 from pvt_mm.zoo.page import models_table, zoo_page
 
@@ -24,7 +25,7 @@ ROOT = CHECKOUT_CONFIGS.parent
 README = "README.md"
 # What stands between these lines of the README is generated.
 TABLE = re.compile(r"(<!-- models: .*? -->\n\n).*?(\n<!-- end of models -->)", re.DOTALL)
-FIGURES = Path(pvt_mm.zoo.index.__file__).with_name("complexity.json")
+FIGURES = Path(pvt_mm.costs.measured.__file__).with_name("complexity.json")
 
 
 def zoo_files(root: Path = ROOT) -> dict[str, str]:
@@ -115,7 +116,7 @@ def _run(check: bool, measure: str | None) -> None:
         known = FIGURES.is_file() and json.loads(FIGURES.read_text())["recipes"]
         figures = measure_all(known if measure == "new" and known else None)
         FIGURES.write_text(json.dumps(figures, indent=1) + "\n")
-        pvt_mm.zoo.index.measured.cache_clear()
+        measured.cache_clear()
     if check:
         stale = stale_files()
         if stale:

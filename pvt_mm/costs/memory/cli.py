@@ -18,10 +18,10 @@ from pvt_mm.config.loading import (
     load_config,
     walk,
 )
+from pvt_mm.costs.measured import measured
 from pvt_mm.costs.memory.estimate import GIB, Estimate, estimate
 from pvt_mm.costs.memory.hours import training_hours, training_images
 from pvt_mm.errors import UserError, run_tool
-from pvt_mm.zoo.index import measured
 
 __all__ = ["main", "train_shape"]
 

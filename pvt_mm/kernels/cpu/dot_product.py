@@ -6,15 +6,18 @@ Reference: FlashAttention, arXiv:2205.14135, for the order of the work.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from functools import cache
-from pathlib import Path
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pvt_mm.kernels.cpu.linear import linear, onednn_convolves, weight_gradient
+from pvt_mm.kernels.cpu.linear import (
+    linear,
+    mkl_is_slow,
+    onednn_convolves,
+    weight_gradient,
+)
 
 __all__ = ["attend"]
 
@@ -23,7 +26,6 @@ __all__ = ["attend"]
 # Scores, queries and result of a tile, which stay in the cache. Backward there are more of them.
 TILE_BYTES = 6 * 2**20
 BACKWARD_TILE_BYTES = 4 * 2**20
-CPU_INFO = Path("/proc/cpuinfo")
 FEWEST_QUERIES = 512
 FEWEST_SCORES = 2**18  # of a head; with fewer of either, calls cost more than tiles gain
 
@@ -57,15 +59,7 @@ def _tiles(q: Tensor, k: Tensor) -> bool:
         return False
     queries, keys = q.shape[2], k.shape[2]
     large = queries >= FEWEST_QUERIES and queries * keys >= FEWEST_SCORES
-    return large and _mkl_is_slow()
-
-
-@cache
-def _mkl_is_slow() -> bool:
-    """Whether MKL leaves AVX-512 alone, which it does on processors that are not Intel's."""
-    if not CPU_INFO.is_file() or torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return False
-    return torch.backends.mkl.is_available() and "GenuineIntel" not in CPU_INFO.read_text()
+    return large and mkl_is_slow()
 
 
 def _spans(q: Tensor, k: Tensor, tile_bytes: int) -> Iterator[slice]:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -9,7 +12,11 @@ from torch import Tensor
 from pvt_mm.kernels.recording import is_recording
 from pvt_mm.tokens import map_to_tokens, tokens_to_map
 
-__all__ = ["linear", "onednn_convolves", "weight_gradient"]
+__all__ = ["linear", "mkl_is_slow", "onednn_convolves", "weight_gradient"]
+
+CPU_INFO = Path("/proc/cpuinfo")
+# With fewer, a convolution's call costs more than it gains, where MKL uses the whole processor.
+FEWEST_TOKENS = 2048
 
 # Shape legend: B batch, N tokens, C channels in, K channels out.
 
@@ -63,5 +70,15 @@ def onednn_convolves(tokens: Tensor) -> bool:
     return supported and torch.get_num_threads() > 1 and torch.backends.mkldnn.is_available()
 
 
+@cache
+def mkl_is_slow() -> bool:
+    """Whether MKL leaves AVX-512 alone, which it does on processors that are not Intel's."""
+    if not CPU_INFO.is_file() or torch.backends.cpu.get_cpu_capability() != "AVX512":
+        return False
+    return torch.backends.mkl.is_available() and "GenuineIntel" not in CPU_INFO.read_text()
+
+
 def _convolves(tokens: Tensor) -> bool:
-    return tokens.ndim == 3 and onednn_convolves(tokens)
+    if tokens.ndim != 3 or not onednn_convolves(tokens):
+        return False
+    return tokens.shape[1] >= FEWEST_TOKENS or mkl_is_slow()
