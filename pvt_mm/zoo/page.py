@@ -28,9 +28,10 @@ proposals and 100 masks.
 
 ## Backbones
 
-Without a classifier. "Kept" is what autograd holds of one image's float32 forward pass through the plain modules for
-the backward pass, without `with_cp`; parameters, gradients and the optimizer's state come on top of
-it. Of large maps the [fast twins](kernels.md) keep about half on CPUs, which compute activations anew.
+Without a classifier. "Kept" is what autograd holds of one image's float32 forward pass through the
+plain modules for the backward pass, without `with_cp`; parameters, gradients and the optimizer's
+state come on top of it. Of large maps the [fast twins](kernels.md) keep about half on CPUs, which
+compute activations anew.
 """
 
 # The families of recipes that every backbone has, and their columns in the README.
