@@ -115,6 +115,8 @@ def run_given(folder, config):
     """Test; returns the metrics, and what the log says of their evidence."""
     metrics = run_test(config, folder / "model.pth")
     log = next((folder / "out").glob("*/*.log")).read_text()
+    for name, value in metrics.items():
+        assert f"{name}: {value:.4f}" in log
     return metrics, [line for line in log.splitlines() if "what it rests on" in line]
 
 

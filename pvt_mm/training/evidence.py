@@ -82,7 +82,7 @@ class EvidenceHook(Hook):
     log, and a checkpoint may be the best by it.
     """
 
-    priority = "NORMAL"  # before the figures are logged and checkpoints chosen by them
+    priority = "HIGHEST"  # before the figures are noted, logged, and checkpoints chosen by them
 
     def before_val_epoch(self, runner: Runner) -> None:
         """Begin to count."""
