@@ -402,7 +402,7 @@ def test_difference_of_nothing_and_of_other_shapes():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"format": "onxx"}, "format 'onxx' is unknown; known are onnx, pt2"),
+        ({"format": "onxx"}, "format 'onxx' is unknown; known are onnx, openvino, pt2"),
         ({"opset": 9}, "opset 9: expected 18 to 23"),
         ({"shape": (16, 64)}, "both sides must be at least 32"),
     ],

@@ -12,6 +12,7 @@ import torch
 from pvt_mm.data.demo.scenes import make_scene
 from pvt_mm.errors import UserError
 from pvt_mm.export.signature import Exportable
+from pvt_mm.runtimes import open_session
 
 __all__ = ["TOLERANCE", "can_check", "compare", "largest_difference", "load"]
 
@@ -23,7 +24,8 @@ Run = Callable[[Sequence[torch.Tensor]], list[np.ndarray]]
 
 def can_check(format: str) -> bool:
     """Whether what runs a file of this format is installed."""
-    return format == "pt2" or find_spec("onnxruntime") is not None
+    runtime = {"onnx": "onnxruntime", "openvino": "openvino"}.get(format)
+    return runtime is None or find_spec(runtime) is not None
 
 
 def load(exportable: Exportable, path: str | Path, format: str) -> Run:
@@ -37,13 +39,12 @@ def load(exportable: Exportable, path: str | Path, format: str) -> Run:
             return _arrays(module(*arguments))
 
         return run_module
-    import onnxruntime
-
-    session = onnxruntime.InferenceSession(str(path), providers=["CPUExecutionProvider"])
+    session = open_session(path)
 
     def run_session(arguments: Sequence[torch.Tensor]) -> list[np.ndarray]:
         named = zip(exportable.inputs, arguments, strict=True)
-        return session.run(None, {name: value.numpy() for name, value in named})
+        found = session.run({name: value.numpy() for name, value in named})
+        return [found[name] for name in exportable.outputs]
 
     return run_session
 
@@ -57,7 +58,7 @@ def compare(
     Args:
         exportable: The model that was exported.
         path: The file.
-        format: ``'onnx'`` or ``'pt2'``.
+        format: One of :data:`~pvt_mm.export.export.FORMATS`.
         shapes: Batch sizes, heights and widths to try.
 
     Returns:

@@ -19,9 +19,12 @@ from pvt_mm.checkpoints.schemes import read_once
 from pvt_mm.colours import OKABE_ITO
 from pvt_mm.config.loading import is_classification, is_segmentation, load_config, walk
 from pvt_mm.data.dataset_sources import Source, sources
+from pvt_mm.devices import choose_dtype
 from pvt_mm.errors import UserError
 from pvt_mm.inference.results import Colour
 from pvt_mm.kernels import accelerate
+from pvt_mm.runtimes import is_exported, use_exported
+from pvt_mm.training.amp import compute_in_bfloat16
 from pvt_mm.training.matching import load_matching
 
 __all__ = ["LoadedModel", "load_model"]
@@ -67,6 +70,7 @@ def load_model(
     checkpoint: str | os.PathLike,
     device: torch.device,
     cfg_options: Mapping[str, Any] | None = None,
+    dtype: str | None = None,
 ) -> LoadedModel:
     """Build a config's network and fill it, strictly, from a checkpoint.
 
@@ -77,6 +81,7 @@ def load_model(
         checkpoint: A file or a URL that holds the whole network.
         device: Where the network goes.
         cfg_options: Changes of the config, by dotted key.
+        dtype: ``'float32'`` or ``'bfloat16'``.
 
     Raises:
         UserError: If a file is missing, the checkpoint does not fit, or the config is of another
@@ -88,6 +93,8 @@ def load_model(
     if source is None or not source.config.get("pipeline"):
         raise UserError("the config has no test_dataloader whose data set has a pipeline")
     path = str(checkpoint)
+    if is_exported(path):
+        return _exported(cfg, source, path, device, dtype)
     content = read_once(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no state dict, but a {type(content).__name__}")
@@ -96,14 +103,39 @@ def load_model(
         network = revert_sync_batchnorm(MODELS.build(cfg.model))
     load_matching(network, content, path)
     accelerate(network)
+    network.to(device).eval()
+    if dtype and choose_dtype(dtype, device) == "bfloat16":
+        compute_in_bfloat16(network, device)
     class_names, colours = _classes(content, source, cfg)
     return LoadedModel(
-        network=network.to(device).eval(),
+        network=network,
         scope=scope,
         source=source,
         class_names=class_names,
         palette=_palette(colours, len(class_names)),
         iou_threshold=_iou_threshold(cfg),
+    )
+
+
+def _exported(
+    cfg: Config, source: Source, path: str, device: torch.device, dtype: str | None
+) -> LoadedModel:
+    """Take an exported file for the network."""
+    if device.type != "cpu":
+        raise UserError(f"{path}: exported files run on the CPU; --device cpu")
+    scope = "mmseg" if is_segmentation(cfg) else "mmdet"
+    iou_threshold, found = _iou_threshold(cfg), cfg.copy()
+    use_exported(cfg, path, dtype)
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", scope)):
+        network = MODELS.build(cfg.model).eval()
+    class_names, colours = _classes({"meta": network.session.metadata}, source, found)
+    return LoadedModel(
+        network=network,
+        scope=scope,
+        source=source,
+        class_names=class_names,
+        palette=_palette(colours, len(class_names)),
+        iou_threshold=iou_threshold,
     )
 
 

@@ -24,6 +24,7 @@ from pvt_mm.inference.model import load_model
 from pvt_mm.inference.pipeline import Pipeline
 from pvt_mm.inference.results import Detection, Segmentation
 from pvt_mm.inference.tiles import tiles
+from pvt_mm.runtimes import is_exported
 from pvt_mm.training.amp import float32_boxes
 
 __all__ = ["Image", "Predictor", "Result"]
@@ -48,7 +49,7 @@ class Predictor:
     Args:
         config: A detection or segmentation config: a file, or as mmengine has read it.
         checkpoint: A file or a URL that holds the whole network. It is loaded strictly, and
-            nothing in it is executed.
+            nothing in it is executed. Or a ``.onnx`` or ``.xml`` file of ``tools/export.py``.
         device: Such as ``cpu`` or ``cuda:1``; by default a GPU if there is one.
         batch_size: How many images, or tiles, are predicted together.
         score_thr: Objects of a lower score are left out.
@@ -59,6 +60,8 @@ class Predictor:
         tile_overlap: Least share of a tile that its neighbour covers, too. Objects that are
             longer than this may be found in pieces.
         amp: Compute in mixed precision, on CPUs in bfloat16.
+        dtype: ``'float32'`` or ``'bfloat16'``, where the processor has instructions for it; by
+            default float32, of an exported file its own.
         cfg_options: Changes of the config, by dotted key.
 
     Attributes:
@@ -82,6 +85,7 @@ class Predictor:
         tile: int | str | None = None,
         tile_overlap: float = 0.25,
         amp: bool = False,
+        dtype: str | None = None,
         cfg_options: Mapping[str, Any] | None = None,
     ) -> None:
         _check_at_least("--batch-size", batch_size, 1)
@@ -93,8 +97,10 @@ class Predictor:
             raise UserError(f"--tile-overlap must be from 0 to below 0.9, got {tile_overlap}")
         self.batch_size, self.score_thr, self.max_size = batch_size, score_thr, max_size
         self.tile_overlap, self.amp = tile_overlap, amp
-        self.device = choose_device(device)
-        self._model = load_model(config, checkpoint, self.device, cfg_options)
+        self.device = choose_device("cpu" if device is None and is_exported(checkpoint) else device)
+        if amp and dtype:
+            raise UserError("--amp and --dtype exclude each other")
+        self._model = load_model(config, checkpoint, self.device, cfg_options, dtype)
         self._pipeline = Pipeline(self._model.source, self._model.scope)
         self.tile = (self._pipeline.side or DEFAULT_TILE) if tile == "auto" else tile
         self.class_names = self._model.class_names

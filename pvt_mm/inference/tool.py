@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 from pvt_mm.config.loading import OptionAction
+from pvt_mm.devices import DTYPES
 from pvt_mm.errors import Interrupted, UserError, run_tool
 from pvt_mm.inference.inputs import Input, find_inputs
 from pvt_mm.inference.output import Output
@@ -201,7 +202,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Find objects, or the classes of pixels, in images and videos.",
     )
     parser.add_argument("config", help="config file")
-    parser.add_argument("checkpoint", help="checkpoint of the whole model: a file or a URL")
+    parser.add_argument(
+        "checkpoint",
+        help="checkpoint of the whole model: a file or a URL; or an exported .onnx or .xml",
+    )
     parser.add_argument(
         "inputs",
         nargs="+",
@@ -233,6 +237,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tile-overlap", type=float, default=0.25, help="share that neighbours share (0.25)"
     )
+    parser.add_argument("--dtype", choices=DTYPES, help="what to compute in")
     parser.add_argument("--amp", action="store_true", help="mixed precision; on CPUs in bfloat16")
     parser.add_argument(
         "--cfg-options",

@@ -45,7 +45,8 @@ def check_test(cfg: Config) -> None:
     """
     check_device(cfg.launcher)
     _check_work_dir(cfg.work_dir)
-    check_checkpoint(cfg.load_from, "checkpoint")
+    if cfg.load_from is not None:
+        check_checkpoint(cfg.load_from, "checkpoint")
     if cfg.get("test_dataloader") is None:
         raise UserError("the config has no test_dataloader")
     make_absent_demo_data(cfg, ("test",))

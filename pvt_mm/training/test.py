@@ -7,11 +7,16 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.device import get_device
 
 from pvt_mm.config.loading import add_common_arguments, is_classification, load_config
+from pvt_mm.devices import DTYPES, choose_dtype
 from pvt_mm.errors import UserError, run_tool
+from pvt_mm.runtimes import is_exported, use_exported
+from pvt_mm.training.amp import compute_in_bfloat16
 from pvt_mm.training.declared import declare
 from pvt_mm.training.distributed import prepare_distributed, recorded, set_local_rank
+from pvt_mm.training.models import innermost
 from pvt_mm.training.outputs import PictureHook, check_display, prepare_folder, save_predictions
 from pvt_mm.training.preflight import check_test, is_first_here
 from pvt_mm.training.sharding import without_sharding
@@ -35,6 +40,7 @@ def run_test(
     tta: bool = False,
     channels_last: bool = False,
     compile: bool = False,
+    dtype: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = "none",
 ) -> dict[str, float]:
@@ -42,7 +48,8 @@ def run_test(
 
     Args:
         config: The config file.
-        checkpoint: A file, a URL or an alias that holds the whole model.
+        checkpoint: A file, a URL or an alias that holds the whole model; or a file that
+            ``tools/export.py`` wrote, which ONNX Runtime or OpenVINO runs on the CPU.
         work_dir: Folder of logs and metrics; ``work_dirs/NAME`` by default.
         out: Where predictions go: for detection a ``.pkl``, for segmentation a folder.
         show: Open every picture in a window.
@@ -52,6 +59,7 @@ def run_test(
         tta: Test-time augmentation.
         channels_last: Keep the maps of neck and heads channels-last in memory.
         compile: Compile the backbone.
+        dtype: ``'float32'`` or ``'bfloat16'``; by default float32, of an exported file its own.
         cfg_options: Changes of the config, by dotted key.
         launcher: One of none, pytorch, slurm, mpi.
 
@@ -63,7 +71,8 @@ def run_test(
         CheckpointError: If the checkpoint cannot be fetched or loaded.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
-    cfg.load_from, cfg.resume = str(checkpoint), False
+    exported = is_exported(checkpoint)
+    cfg.load_from, cfg.resume = None if exported else str(checkpoint), False
     if is_classification(cfg) and (show or show_dir is not None or tta):
         raise UserError(
             "--show, --show-dir and --tta are not for classifiers; tools/classify.py prints what "
@@ -76,6 +85,9 @@ def run_test(
     if out is not None:
         save_predictions(cfg, str(out))
     check_test(cfg)
+    if exported:
+        _check_options_of_exported(tta, channels_last, compile)
+        use_exported(cfg, checkpoint, dtype)
     if tta:
         use_tta(cfg)
     declare(cfg)
@@ -83,6 +95,8 @@ def run_test(
     without_sharding(cfg)
     runner = build_runner(cfg)
     prepare_speed(runner, channels_last, compile)
+    if not exported and dtype and choose_dtype(dtype, get_device()) == "bfloat16":
+        compute_in_bfloat16(innermost(runner.model), get_device())
     if show or show_dir is not None:
         folder = None if show_dir is None else Path(show_dir).absolute()
         runner.register_hook(PictureHook(folder, show, wait_time, _score_threshold(cfg)))
@@ -93,6 +107,12 @@ def run_test(
     if out is not None:
         runner.logger.info(f"predictions are in {Path(out).absolute()}")
     return metrics
+
+
+def _check_options_of_exported(*options: bool) -> None:
+    names = ("--tta", "--channels-last", "--compile")
+    if wrong := [name for name, given in zip(names, options, strict=True) if given]:
+        raise UserError(f"{', '.join(wrong)}: not for an exported file, which is what it is")
 
 
 def _score_threshold(cfg: Config) -> float:
@@ -113,7 +133,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="test.py", description="Test a detector, a segmentor or a classifier."
     )
     parser.add_argument("config", help="config file")
-    parser.add_argument("checkpoint", help="checkpoint of the whole model")
+    parser.add_argument(
+        "checkpoint", help="checkpoint of the whole model, or a .onnx or .xml of tools/export.py"
+    )
     parser.add_argument(
         "--out", help="write predictions: a .pkl file (detection) or a folder (segmentation)"
     )
@@ -129,6 +151,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
     add_speed_arguments(parser)
+    parser.add_argument("--dtype", choices=DTYPES, help="what to compute in")
     add_common_arguments(parser)
     options = vars(parser.parse_args(argv))
     set_local_rank(options["launcher"], options.pop("local_rank"))
