@@ -31,7 +31,10 @@ __all__ = [
 _CLS = "pvt_mm.classification"
 
 MODELS = Registry(
-    "model", parent=MMENGINE_MODELS, scope="pvt_mm", locations=["pvt_mm.backbones", _CLS]
+    "model",
+    parent=MMENGINE_MODELS,
+    scope="pvt_mm",
+    locations=["pvt_mm.backbones", _CLS, "pvt_mm.training.losses"],
 )
 DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="pvt_mm", locations=[_CLS])
 DATA_SAMPLERS = Registry(

@@ -126,6 +126,8 @@ def test_the_cases_are_complete():
     untested = set(KINDS) - {case.kind for case in cases}
     # The first takes long to make; the others have tests of their own.
     own = {"evaluator-file", "model-classes", "pipeline", "targets-shifted"}
+    own |= {"batch-sizes", "class-weight", "image-channels", "image-small"}
+    own |= {"targets-not-ignored", "targets-weighted"}
     assert untested == {"image-large"} | own
 
 

@@ -15,6 +15,7 @@ from typing import Any
 from mmengine.config import Config
 
 from pvt_mm.config.loading import OptionAction, load_config
+from pvt_mm.data.batches import check_batches
 from pvt_mm.data.checks import ERROR, KINDS, WARNING, Finding, Findings
 from pvt_mm.data.data_checks import check_files, check_model
 from pvt_mm.data.dataset_sources import Source, sources
@@ -92,7 +93,7 @@ def check_dataset(
         if key in reports:
             reports[key].names.append(source.where)
         else:
-            reports[key] = _check(source, limit, workers)
+            reports[key] = _check(cfg, source, limit, workers)
             reports[key].findings.extend(check_model(cfg, source))
     for split, group in by_split.items():
         _check_evaluators(cfg, split, group, list(reports.values()))
@@ -113,7 +114,7 @@ def _check_evaluators(
             known.add(finding)
 
 
-def _check(source: Source, limit: int | None, workers: int) -> Report:
+def _check(cfg: Config, source: Source, limit: int | None, workers: int) -> Report:
     dataset = source.dataset
     report = Report([source.where], source.name)
     if source.reads_coco:
@@ -133,7 +134,10 @@ def _check(source: Source, limit: int | None, workers: int) -> Report:
         report.facts += f", {limit} of them read"
     check_images(tasks, source.image_reader(), source.label_reader(), workers, report.findings)
     if limit != 0 and not report.findings.count(ERROR):
-        check_targets(source, report.findings)
+        targets = check_targets(source, report.findings)
+        if targets:
+            split = source.where.partition("_dataloader")[0]
+            report.findings.extend(check_batches(cfg, split, targets))
     return report
 
 

@@ -68,7 +68,7 @@ class Output:
             labels, pixels = np.unique(result.labels, return_counts=True)
             self.counts.update(dict(zip(labels.tolist(), pixels.tolist(), strict=True)))
         if self.pictures:
-            self._draw(source, result.draw(image))
+            self._draw(source, result.draw(image[..., :3]))
 
     def by_class(self) -> dict[str, int]:
         """Return how many objects, or pixels, of each class there were."""

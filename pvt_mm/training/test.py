@@ -18,6 +18,7 @@ from pvt_mm.training.sharding import without_sharding
 from pvt_mm.training.speed import add_speed_arguments, prepare_speed
 from pvt_mm.training.train import build_runner
 from pvt_mm.training.tta import use_tta
+from pvt_mm.training.validation import drop_incomplete
 
 __all__ = ["main", "run_test"]
 
@@ -64,6 +65,7 @@ def run_test(
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
     cfg.load_from, cfg.resume = str(checkpoint), False
+    drop_incomplete(cfg, "test")
     if is_classification(cfg) and (show or show_dir is not None or tta):
         raise UserError(
             "--show, --show-dir and --tta are not for classifiers; tools/classify.py prints what "
@@ -75,9 +77,9 @@ def run_test(
         prepare_folder("--show-dir", Path(show_dir), overwrite)
     if out is not None:
         save_predictions(cfg, str(out))
-    check_test(cfg)
-    if tta:
+    if tta and cfg.get("test_dataloader"):
         use_tta(cfg)
+    check_test(cfg)
     declare(cfg)
     prepare_distributed(cfg)
     without_sharding(cfg)
