@@ -479,6 +479,16 @@ def test_helpers_that_nothing_uses_are_said(place, lines, said):
         load_config(config)
     messages = [call.args[0] for call in log.call_args_list]
     assert [said in message for message in messages] == ([True] if said else [])
+    assert all(call.kwargs["level"] == logging.WARNING for call in log.call_args_list)
+
+
+@pytest.mark.parametrize("config", [DETECTOR, SEGMENTOR])
+def test_configs_that_a_run_wrote_are_read(place, config):
+    """They hold every helper of their bases, such as mmseg's optimizer."""
+    Config.fromfile(config).dump(place / "dumped.py")
+    with patch("pvt_mm.config.unread.print_log") as log:
+        load_config(place / "dumped.py")
+    assert not log.called
 
 
 @pytest.mark.parametrize("scale", [True, 3, "ab", ("a", "b"), (1, 2, 3)])

@@ -18,8 +18,8 @@ from pycocotools import mask as coco_masks
 from pvt_mm.files import replacing
 from pvt_mm.inference.inputs import Input
 from pvt_mm.inference.predictor import Result
-from pvt_mm.inference.results import Detection
 from pvt_mm.inference.video import VideoWriter, frame_rate
+from pvt_mm.results import Detection
 
 __all__ = ["CocoFile", "Output"]
 

@@ -20,11 +20,10 @@ from pvt_mm.backbones import PVT, PVTv2
 from pvt_mm.devices import choose_device
 from pvt_mm.errors import InputSizeError, UserError
 from pvt_mm.inference.gathering import gather
-from pvt_mm.inference.masks import resize
 from pvt_mm.inference.model import load_model
 from pvt_mm.inference.pipeline import Pipeline, UnreadableError
-from pvt_mm.inference.results import Detection, Segmentation
 from pvt_mm.inference.tiles import tiles
+from pvt_mm.results import Detection, Segmentation, resize
 from pvt_mm.training.amp import float32_boxes
 
 __all__ = ["Image", "Predictor", "Result"]
