@@ -22,7 +22,8 @@ from pvt_mm.data.dataset_sources import Source, sources
 from pvt_mm.data.evaluators import check_evaluators
 from pvt_mm.data.image_checks import ImageTask, check_images
 from pvt_mm.data.leftovers import find_leftovers
-from pvt_mm.data.targets import check_targets
+from pvt_mm.data.splits import check_splits
+from pvt_mm.data.targets import Targets, check_targets
 from pvt_mm.errors import UserError, run_tool
 from pvt_mm.wording import some
 
@@ -87,16 +88,24 @@ def check_dataset(
     for source in found:
         check_files(source)
     reports: dict[str, Report] = {}
+    reads: dict[str, tuple[Source, Targets | None]] = {}
     for source in found:
         # Validation and test mostly share a data set.
         key = repr((source.config, source.evaluation))
         if key in reports:
             reports[key].names.append(source.where)
         else:
-            reports[key] = _check(cfg, source, limit, workers)
+            reports[key] = Report([source.where], source.name)
+            reads[source.where] = source, _check(cfg, source, reports[key], limit, workers)
             reports[key].findings.extend(check_model(cfg, source))
     for split, group in by_split.items():
         _check_evaluators(cfg, split, group, list(reports.values()))
+    if limit != 0 and not any(report.findings.count(ERROR) for report in reports.values()):
+        train = [reads[source.where] for source in by_split.get("train", ())]
+        for report in reports.values():
+            other = [reads[name] for name in report.names if name in reads]
+            if train and not report.names[0].startswith("train"):
+                report.findings.extend(check_splits(train, other))
     return list(reports.values())
 
 
@@ -114,9 +123,11 @@ def _check_evaluators(
             known.add(finding)
 
 
-def _check(cfg: Config, source: Source, limit: int | None, workers: int) -> Report:
+def _check(
+    cfg: Config, source: Source, report: Report, limit: int | None, workers: int
+) -> Targets | None:
+    """Fill the report of a data set; returns what some samples hold, if they are read."""
     dataset = source.dataset
-    report = Report([source.where], source.name)
     if source.reads_coco:
         tasks = _check_annotations(source, report)
     else:
@@ -138,7 +149,8 @@ def _check(cfg: Config, source: Source, limit: int | None, workers: int) -> Repo
         if targets:
             split = source.where.partition("_dataloader")[0]
             report.findings.extend(check_batches(cfg, split, targets))
-    return report
+        return targets
+    return None
 
 
 def _check_annotations(source: Source, report: Report) -> list[ImageTask]:

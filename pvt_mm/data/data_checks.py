@@ -23,13 +23,16 @@ from pvt_mm.data.evaluators import check_evaluators
 from pvt_mm.data.image_checks import ImageTask, find_faults
 from pvt_mm.data.leftovers import find_leftovers
 from pvt_mm.data.padding import preprocessor_config, preprocessor_kind
-from pvt_mm.data.targets import check_targets
+from pvt_mm.data.splits import check_splits
+from pvt_mm.data.targets import Targets, check_targets
 from pvt_mm.errors import UserError, some
 
 __all__ = ["check_data", "check_files", "check_model"]
 
 # How many of a data set's images are read.
 SAMPLES = 8
+# How many images of a validation set are looked for in the training set.
+COMPARED = 64
 ADVICE = "`python tools/check_dataset.py CONFIG` names all"
 # Variable, default and layout of the data roots in our configs.
 ROOTS = (
@@ -72,16 +75,20 @@ def check_data(cfg: Config, splits: tuple[str, ...], read_annotations: bool = Tr
             a head's ``num_classes`` is not the number of classes.
     """
     spared = cfg.get("skip_bad_images") or 0
+    reads: dict[str, list] = {}
     for split in splits:
         found = list(sources(cfg, split))
         for source in found:
             check_files(source)
             if read_annotations:
                 _check_contents(source, spared if split == "train" else 0)
-                _check_targets(cfg, split, source)
+                reads.setdefault(split, []).append((source, _check_targets(cfg, split, source)))
             _refuse(source.where, _all(check_model(cfg, source)), 0)
         if read_annotations and split != "train":
             _refuse(f"{split}_evaluator", _all(check_evaluators(cfg, split, found)), 0)
+    for split in reads.keys() - {"train"} if "train" in reads else ():
+        shared = check_splits(reads["train"], reads[split], COMPARED)
+        _refuse(f"{split}_dataloader.dataset", _all(shared), 0)
 
 
 def _all(found: Iterable[Finding]) -> Findings:
@@ -131,12 +138,14 @@ def _check_contents(source: Source, spared: int) -> None:
         _check_folders(source, spared)
 
 
-def _check_targets(cfg: Config, split: str, source: Source) -> None:
+def _check_targets(cfg: Config, split: str, source: Source) -> Targets | None:
     """Check what the loss will see; log what may be meant otherwise, each in a line."""
     findings = Findings()
-    if targets := check_targets(source, findings):
+    targets = check_targets(source, findings)
+    if targets:
         findings.extend(check_batches(cfg, split, targets))
     _refuse(source.where, findings, 0)
+    return targets
 
 
 def _root_hint(data_root: str) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import BaseDataset
 
 from pvt_mm.data.checks import IGNORED, WARNING, Finding, Findings, LabelReader
 from pvt_mm.data.checks.images import decode
@@ -19,7 +20,7 @@ from pvt_mm.data.dataset_sources import Source
 from pvt_mm.data.sample_checks import check_masks, describe
 from pvt_mm.wording import some
 
-__all__ = ["Targets", "check_targets"]
+__all__ = ["Targets", "check_targets", "initialise"]
 
 # Of each data set, evenly spread; of a smaller one all.
 SAMPLES = 64
@@ -113,8 +114,8 @@ def _same_random_numbers() -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
-def _read(source: Source) -> Targets | None:
-    dataset = source.dataset
+def initialise(dataset: BaseDataset) -> bool:
+    """Let a data set read its annotations; returns whether it has any sample."""
     try:
         with redirect_stdout(StringIO()):  # pycocotools says how long it takes
             dataset.full_init()
@@ -122,6 +123,13 @@ def _read(source: Source) -> Targets | None:
         # What numpy says when mmengine packs an empty list; the training words it.
         if "need at least one array to concatenate" not in str(error):
             raise
+        return False
+    return True
+
+
+def _read(source: Source) -> Targets | None:
+    dataset = source.dataset
+    if not initialise(dataset):
         return None
     targets = Targets(total=len(dataset))
     count = min(SAMPLES, targets.total)
@@ -195,7 +203,7 @@ def _check_pixels(
         # Among many images, a few that lack a class say nothing.
         if classes and len(targets.infos) == targets.total:
             absent = [name for name, there in zip(classes, seen, strict=True) if not there]
-            yield "class-unseen", f"no pixel of {some(absent)} in {targets.read}"
+            yield "class-unseen", f"{targets.read} have no pixel of {some(absent)}"
     if (share := 1 - learnt.sum() / total) > IGNORED_SHARE:
         yield "targets-ignored", f"{share:.0%} of the pixels of {targets.read} are ignored"
 

@@ -172,6 +172,17 @@ KINDS: dict[str, Kind] = {
         "a weight for each class of the head, in their order",
         "write as many numbers into class_weight; a softmax over boxes has one more for no object",
     ),
+    # What one split says beside the other.
+    "split-class": Kind(
+        WARNING,
+        "each class of what is validated on in the training set, too",
+        "it is never learnt, so it is not found; label it there, or leave it out of the classes",
+    ),
+    "split-shared": Kind(
+        WARNING,
+        "images that are not trained on",
+        "scored as they are, better than new images would be; take them out of one of the two",
+    ),
     # What the pipeline leaves for the network.
     "image-small": Kind(
         ERROR,
