@@ -29,6 +29,7 @@ from pvt_mm.backbones.block import Block
 from pvt_mm.backbones.embed import PatchEmbed
 from pvt_mm.backbones.mlp import ConvMlp, Mlp
 from pvt_mm.backbones.stage import run_stage
+from pvt_mm.errors import InputSizeError
 from pvt_mm.registry import MODELS
 from pvt_mm.tokens import resize_pos_embed
 
@@ -107,7 +108,8 @@ class _PyramidVisionTransformer(BaseModule):
             and 32.
 
         Raises:
-            ValueError: If ``x`` has another number of dimensions or channels, or is too small.
+            ValueError: If ``x`` has another number of dimensions or channels.
+            InputSizeError: If it is too small; it is a ValueError, too.
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
@@ -115,9 +117,10 @@ class _PyramidVisionTransformer(BaseModule):
                 "for other channels set in_channels"
             )
         if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
-            raise ValueError(
-                f"input must be at least {MIN_SIZE}x{MIN_SIZE} pixels, "
-                f"got {x.shape[2]}x{x.shape[3]}; pad or enlarge it"
+            raise InputSizeError(
+                f"input must be at least {MIN_SIZE}x{MIN_SIZE} pixels, got "
+                f"{x.shape[2]}x{x.shape[3]}; enlarge it, or let the data preprocessor pad it: "
+                "size_divisor=32 in test_cfg of a segmentor's, pad_size_divisor=32 of a detector's"
             )
         outs = []
         for stage in range(self.num_stages):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import logging
 import re
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def check_unread(path: Path) -> None:
             "changed where that file has used it; set the key in which it is used, such as "
             "train_dataloader.dataset.pipeline",
             logger="current",
-            level="WARNING",
+            level=logging.WARNING,
         )
 
 
@@ -100,5 +101,11 @@ def _unread(text: str) -> list[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
     }
+    if (
+        not used & assigned.keys()
+        and "_base_" not in assigned
+        and list(assigned) == sorted(assigned)
+    ):
+        return []  # mmengine wrote it, with all values and helpers of the config that was run
     used |= set(re.findall(r"_base_\.(\w+)", text))
     return [name for name in assigned if name not in used and not name.startswith("_")]

@@ -16,27 +16,21 @@ from torch import nn
 
 from pvt_mm.checkpoints import CheckpointError
 from pvt_mm.checkpoints.schemes import read_once
-from pvt_mm.colours import OKABE_ITO
 from pvt_mm.config.loading import is_classification, is_segmentation, load_config, walk
 from pvt_mm.data.dataset_sources import Source, sources
 from pvt_mm.devices import choose_dtype
 from pvt_mm.errors import UserError
-from pvt_mm.inference.results import Colour
 from pvt_mm.kernels import accelerate
+<<<<<<< HEAD
 from pvt_mm.runtimes import is_exported, use_exported
 from pvt_mm.training.amp import compute_in_bfloat16
+=======
+from pvt_mm.results import Colour, palette_of
+from pvt_mm.results.palette import fits
+>>>>>>> own-data
 from pvt_mm.training.matching import load_matching
 
 __all__ = ["LoadedModel", "load_model"]
-
-# After the first seven a lighter and a darker shade of each; names are written beside them anyway.
-PALETTE: tuple[Colour, ...] = (
-    *OKABE_ITO.values(),
-    *((255, 211, 128), (181, 222, 247), (111, 219, 190), (250, 245, 181)),
-    *((109, 184, 226), (255, 166, 102), (233, 192, 214)),
-    *((128, 88, 0), (20, 96, 138), (0, 84, 61), (138, 129, 10)),
-    *((0, 58, 92), (115, 50, 0), (133, 52, 97)),
-)
 
 
 @dataclass(frozen=True)
@@ -112,7 +106,7 @@ def load_model(
         scope=scope,
         source=source,
         class_names=class_names,
-        palette=_palette(colours, len(class_names)),
+        palette=palette_of(colours, len(class_names)),
         iou_threshold=_iou_threshold(cfg),
     )
 
@@ -173,24 +167,10 @@ def _classes(content: dict, source: Source, cfg: Config) -> tuple[tuple[str, ...
         names = tuple(str(name) for name in one.get("classes") or ())
         if names and (not counts or len(names) in counts):
             palettes = [other.get("palette") for other in (one, *noted)]
-            return names, next((p for p in palettes if _fits(p, len(names))), None)
+            return names, next((p for p in palettes if fits(p, len(names))), None)
     if not counts:
         raise UserError("neither checkpoint nor config names the classes")
     return tuple(f"class {index}" for index in range(max(counts))), None
-
-
-def _fits(palette: Any, count: int) -> bool:
-    return (
-        isinstance(palette, (list, tuple))
-        and len(palette) == count
-        and all(len(colour) == 3 for colour in palette)
-    )
-
-
-def _palette(colours: Any, count: int) -> tuple[Colour, ...]:
-    if colours is None:
-        return tuple(PALETTE[index % len(PALETTE)] for index in range(count))
-    return tuple(tuple(int(value) for value in colour) for colour in colours)
 
 
 def _iou_threshold(cfg: Config) -> float:

@@ -18,8 +18,8 @@ from pycocotools import mask as coco_masks
 from pvt_mm.files import replacing
 from pvt_mm.inference.inputs import Input
 from pvt_mm.inference.predictor import Result
-from pvt_mm.inference.results import Detection
 from pvt_mm.inference.video import VideoWriter, frame_rate
+from pvt_mm.results import Detection
 
 __all__ = ["CocoFile", "Output"]
 
@@ -68,7 +68,7 @@ class Output:
             labels, pixels = np.unique(result.labels, return_counts=True)
             self.counts.update(dict(zip(labels.tolist(), pixels.tolist(), strict=True)))
         if self.pictures:
-            self._draw(source, result.draw(image))
+            self._draw(source, result.draw(image[..., :3]))
 
     def by_class(self) -> dict[str, int]:
         """Return how many objects, or pixels, of each class there were."""

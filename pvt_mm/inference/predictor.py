@@ -16,15 +16,18 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 
+from pvt_mm.backbones import PVT, PVTv2
 from pvt_mm.devices import choose_device
-from pvt_mm.errors import UserError
+from pvt_mm.errors import InputSizeError, UserError
 from pvt_mm.inference.gathering import gather
-from pvt_mm.inference.masks import resize
 from pvt_mm.inference.model import load_model
-from pvt_mm.inference.pipeline import Pipeline
-from pvt_mm.inference.results import Detection, Segmentation
+from pvt_mm.inference.pipeline import Pipeline, UnreadableError
 from pvt_mm.inference.tiles import tiles
+<<<<<<< HEAD
 from pvt_mm.runtimes import is_exported
+=======
+from pvt_mm.results import Detection, Segmentation, resize
+>>>>>>> own-data
 from pvt_mm.training.amp import float32_boxes
 
 __all__ = ["Image", "Predictor", "Result"]
@@ -97,11 +100,19 @@ class Predictor:
             raise UserError(f"--tile-overlap must be from 0 to below 0.9, got {tile_overlap}")
         self.batch_size, self.score_thr, self.max_size = batch_size, score_thr, max_size
         self.tile_overlap, self.amp = tile_overlap, amp
+<<<<<<< HEAD
         self.device = choose_device("cpu" if device is None and is_exported(checkpoint) else device)
         if amp and dtype:
             raise UserError("--amp and --dtype exclude each other")
         self._model = load_model(config, checkpoint, self.device, cfg_options, dtype)
         self._pipeline = Pipeline(self._model.source, self._model.scope)
+=======
+        self.device = choose_device(device)
+        self._model = load_model(config, checkpoint, self.device, cfg_options)
+        backbone = getattr(self._model.network, "backbone", None)
+        self._channels = backbone.in_channels if isinstance(backbone, (PVT, PVTv2)) else 3
+        self._pipeline = Pipeline(self._model.source, self._model.scope, self._channels)
+>>>>>>> own-data
         self.tile = (self._pipeline.side or DEFAULT_TILE) if tile == "auto" else tile
         self.class_names = self._model.class_names
         self.is_segmentor = self._model.is_segmentor
@@ -142,12 +153,15 @@ class Predictor:
         return self._pipeline.read(str(path))
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Result]:
-        """Predict arrays ``(H, W, 3)``, all of which are held in memory."""
+        """Predict arrays ``(H, W, 3)``, all of which are held in memory.
+
+        Raises:
+            UnreadableError: If one is too small for the network, or too elongated.
+        """
         for image in images:
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-                raise ValueError(
-                    f"an image is (H, W, 3) uint8 in BGR, but got {image.shape} {image.dtype}"
-                )
+            if image.ndim != 3 or image.shape[2] != self._channels or image.dtype != np.uint8:
+                wanted = f"(H, W, {self._channels}) uint8" + " in BGR" * (self._channels == 3)
+                raise ValueError(f"an image is {wanted}, but got {image.shape} {image.dtype}")
         smaller = [self._shrunk(image) for image in images]
         sizes = [image.shape[:2] for image in smaller]
         layouts = [tiles(*size, self.tile, self.tile_overlap) for size in sizes]
@@ -188,6 +202,8 @@ class Predictor:
                     found = self._model.network.test_step(batch)
                 except torch.cuda.OutOfMemoryError as error:
                     raise UserError(OUT_OF_MEMORY) from error
+                except InputSizeError as error:
+                    raise UnreadableError(str(error)) from error
             samples.update(zip(indices, found, strict=True))
         return [samples[index] for index in range(len(packed))]
 

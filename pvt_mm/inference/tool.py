@@ -23,7 +23,7 @@ from pvt_mm.errors import Interrupted, UserError, run_tool
 from pvt_mm.inference.inputs import Input, find_inputs
 from pvt_mm.inference.output import Output
 from pvt_mm.inference.pipeline import UnreadableError
-from pvt_mm.inference.predictor import Predictor
+from pvt_mm.inference.predictor import Predictor, Result
 from pvt_mm.inference.progress import Progress
 from pvt_mm.inference.summary import (
     conclusion,
@@ -118,10 +118,9 @@ def _predict(
         Output(folder, predictor.class_names, predictor.is_segmentor, pictures) as output,
     ):
         while not received and (batch := list(islice(frames, predictor.batch_size))):
-            results = predictor.predict([frame.image for frame in batch])
-            for frame, result in zip(batch, results, strict=True):
+            for frame, result in _results(predictor, batch, failed):
                 output.add(frame.source, frame.number, frame.image, result)
-            progress.advance(len(batch))
+                progress.advance(1)
         return {
             "images": progress.done,
             "failed": failed,
@@ -144,9 +143,27 @@ def _frames(
             else:
                 yield Frame(source, 0, read(source.path))
         except UnreadableError as error:
-            reason = str(error).removeprefix(f"{source.path}: ")
-            failed.append({"input": source.path, "reason": reason})
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            _note(source, error, failed)
+
+
+def _results(
+    predictor: Predictor, batch: list[Frame], failed: list[dict[str, str]]
+) -> Iterator[tuple[Frame, Result]]:
+    """Yield frames and their results; note and say what the network cannot take."""
+    try:
+        yield from zip(batch, predictor.predict([frame.image for frame in batch]), strict=True)
+    except UnreadableError as error:
+        if len(batch) == 1:
+            _note(batch[0].source, error, failed)
+            return
+        for frame in batch:
+            yield from _results(predictor, [frame], failed)
+
+
+def _note(source: Input, error: UnreadableError, failed: list[dict[str, str]]) -> None:
+    reason = str(error).removeprefix(f"{source.path}: ")
+    failed.append({"input": source.path, "reason": reason})
+    print(f"error: {source.path}: {reason}", file=sys.stderr, flush=True)
 
 
 def _length(source: Input) -> int:

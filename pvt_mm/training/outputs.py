@@ -2,18 +2,23 @@
 
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path, PurePosixPath
 from tempfile import TemporaryFile
+from typing import Any
 
 import mmcv
+import numpy as np
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 
 from pvt_mm.config.loading import is_classification, is_segmentation
 from pvt_mm.errors import UserError
 from pvt_mm.files import unique_stem
+from pvt_mm.results import Segmentation, labels_of, objects_of, palette_of
 
 __all__ = ["PictureHook", "check_display", "prepare_folder", "save_predictions"]
 
@@ -23,8 +28,8 @@ PICKLES = (".pkl", ".pickle")
 class PictureHook(Hook):
     """Draw each tested image, its annotations on the left if there are any.
 
-    mmengine's visualizers draw in the first process only, so in a distributed run that one's
-    share of the images is drawn.
+    Small images are enlarged, so that names can be read, and no name is cut at the border; mm's
+    visualizers do neither. Of a distributed run the first process's share of the images is drawn.
 
     Args:
         folder: Where the pictures go, named like their images, of two that are called the same
@@ -55,22 +60,35 @@ class PictureHook(Hook):
         outputs: Sequence | None = None,
     ) -> None:
         """Draw one batch of predictions."""
-        segmentation = is_segmentation(runner.cfg)
-        # mmseg's visualizer draws no boxes and knows no score threshold.
-        options = {} if segmentation else {"pred_score_thr": self.score_thr}
+        if not is_main_process():
+            return
         for sample in outputs:
             path = PurePosixPath(sample.img_path)
-            name = unique_stem(path, self._taken) + path.suffix
-            runner.visualizer.add_datasample(
-                name,
-                mmcv.imread(sample.img_path, channel_order="rgb"),
-                data_sample=sample,
-                show=self.show,
-                wait_time=self.wait_time,
-                out_file=None if self.folder is None else str(self.folder / name),
-                step=batch_idx,
-                **options,
-            )
+            picture = self._draw(sample, dict(runner.visualizer.dataset_meta))
+            if self.folder is not None:
+                file = self.folder / f"{unique_stem(path, self._taken)}{path.suffix}"
+                mmcv.imwrite(picture, str(file))
+            if self.show:
+                runner.visualizer.show(picture[..., ::-1], path.name, self.wait_time)
+
+    def _draw(self, sample: BaseDataElement, meta: Mapping[str, Any]) -> np.ndarray:
+        """Return the picture, BGR: what is annotated, if anything is, beside what is predicted."""
+        image = mmcv.imread(sample.img_path)
+        names = tuple(meta.get("classes") or ())
+        palette = palette_of(meta.get("palette"), len(names))
+        pictures = []
+        for kind in ("gt", "pred"):
+            pixels, instances = sample.get(f"{kind}_sem_seg"), sample.get(f"{kind}_instances")
+            if pixels is not None and "data" in pixels:
+                labels = labels_of(pixels)
+                if labels.shape == image.shape[:2]:  # else the pipeline has resized annotations
+                    pictures.append(Segmentation(labels, names, palette).draw(image))
+            elif instances is not None and "bboxes" in instances:
+                found = objects_of(
+                    instances, names, palette, image.shape[:2], score_thr=self.score_thr
+                )
+                pictures.append(found.draw(image))
+        return np.hstack(pictures) if pictures else image
 
 
 def prepare_folder(option: str, folder: Path, overwrite: bool) -> None:

@@ -13,6 +13,7 @@ from pvt_mm.data.demo.make_data import make_absent_demo_data
 from pvt_mm.errors import UserError
 from pvt_mm.training.distributed import check_device
 from pvt_mm.training.resuming.atomic import check_writable
+from pvt_mm.training.validation import check_figures
 
 __all__ = ["check_checkpoint", "check_test", "check_train", "is_first_here"]
 
@@ -28,6 +29,9 @@ def check_train(cfg: Config) -> None:
     _check_work_dir(cfg.work_dir)
     if cfg.get("load_from"):
         check_checkpoint(cfg.load_from, "--resume" if cfg.get("resume") else "load_from")
+    check_figures(cfg)
+    if cfg.get("train_dataloader") is None or cfg.get("train_cfg") is None:
+        raise UserError("the config has no train_dataloader, or no train_cfg")
     splits = ("train", "val") if cfg.get("val_cfg") is not None else ("train",)
     make_absent_demo_data(cfg, splits)
     check_data(cfg, splits, read_annotations=is_first_here())

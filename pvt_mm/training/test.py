@@ -23,6 +23,7 @@ from pvt_mm.training.sharding import without_sharding
 from pvt_mm.training.speed import add_speed_arguments, prepare_speed
 from pvt_mm.training.train import build_runner
 from pvt_mm.training.tta import use_tta
+from pvt_mm.training.validation import drop_incomplete
 
 __all__ = ["main", "run_test"]
 
@@ -71,8 +72,13 @@ def run_test(
         CheckpointError: If the checkpoint cannot be fetched or loaded.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
+<<<<<<< HEAD
     exported = is_exported(checkpoint)
     cfg.load_from, cfg.resume = None if exported else str(checkpoint), False
+=======
+    cfg.load_from, cfg.resume = str(checkpoint), False
+    drop_incomplete(cfg, "test")
+>>>>>>> own-data
     if is_classification(cfg) and (show or show_dir is not None or tta):
         raise UserError(
             "--show, --show-dir and --tta are not for classifiers; tools/classify.py prints what "
@@ -84,12 +90,17 @@ def run_test(
         prepare_folder("--show-dir", Path(show_dir), overwrite)
     if out is not None:
         save_predictions(cfg, str(out))
+<<<<<<< HEAD
     check_test(cfg)
     if exported:
         _check_options_of_exported(tta, channels_last, compile)
         use_exported(cfg, checkpoint, dtype)
     if tta:
+=======
+    if tta and cfg.get("test_dataloader"):
+>>>>>>> own-data
         use_tta(cfg)
+    check_test(cfg)
     declare(cfg)
     prepare_distributed(cfg)
     without_sharding(cfg)
