@@ -34,11 +34,7 @@ MODELS = Registry(
     "model",
     parent=MMENGINE_MODELS,
     scope="pvt_mm",
-<<<<<<< HEAD
-    locations=["pvt_mm.backbones", _CLS, "pvt_mm.runtimes.model"],
-=======
-    locations=["pvt_mm.backbones", _CLS, "pvt_mm.training.losses"],
->>>>>>> own-data
+    locations=["pvt_mm.backbones", _CLS, "pvt_mm.runtimes.model", "pvt_mm.training.losses"],
 )
 DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="pvt_mm", locations=[_CLS])
 DATA_SAMPLERS = Registry(

@@ -21,13 +21,10 @@ from pvt_mm.data.dataset_sources import Source, sources
 from pvt_mm.devices import choose_dtype
 from pvt_mm.errors import UserError
 from pvt_mm.kernels import accelerate
-<<<<<<< HEAD
-from pvt_mm.runtimes import is_exported, use_exported
-from pvt_mm.training.amp import compute_in_bfloat16
-=======
 from pvt_mm.results import Colour, palette_of
 from pvt_mm.results.palette import fits
->>>>>>> own-data
+from pvt_mm.runtimes import is_exported, use_exported
+from pvt_mm.training.amp import compute_in_bfloat16
 from pvt_mm.training.matching import load_matching
 
 __all__ = ["LoadedModel", "load_model"]
@@ -128,7 +125,7 @@ def _exported(
         scope=scope,
         source=source,
         class_names=class_names,
-        palette=_palette(colours, len(class_names)),
+        palette=palette_of(colours, len(class_names)),
         iou_threshold=iou_threshold,
     )
 

@@ -23,11 +23,8 @@ from pvt_mm.inference.gathering import gather
 from pvt_mm.inference.model import load_model
 from pvt_mm.inference.pipeline import Pipeline, UnreadableError
 from pvt_mm.inference.tiles import tiles
-<<<<<<< HEAD
-from pvt_mm.runtimes import is_exported
-=======
 from pvt_mm.results import Detection, Segmentation, resize
->>>>>>> own-data
+from pvt_mm.runtimes import is_exported
 from pvt_mm.training.amp import float32_boxes
 
 __all__ = ["Image", "Predictor", "Result"]
@@ -100,19 +97,13 @@ class Predictor:
             raise UserError(f"--tile-overlap must be from 0 to below 0.9, got {tile_overlap}")
         self.batch_size, self.score_thr, self.max_size = batch_size, score_thr, max_size
         self.tile_overlap, self.amp = tile_overlap, amp
-<<<<<<< HEAD
         self.device = choose_device("cpu" if device is None and is_exported(checkpoint) else device)
         if amp and dtype:
             raise UserError("--amp and --dtype exclude each other")
         self._model = load_model(config, checkpoint, self.device, cfg_options, dtype)
-        self._pipeline = Pipeline(self._model.source, self._model.scope)
-=======
-        self.device = choose_device(device)
-        self._model = load_model(config, checkpoint, self.device, cfg_options)
         backbone = getattr(self._model.network, "backbone", None)
         self._channels = backbone.in_channels if isinstance(backbone, (PVT, PVTv2)) else 3
         self._pipeline = Pipeline(self._model.source, self._model.scope, self._channels)
->>>>>>> own-data
         self.tile = (self._pipeline.side or DEFAULT_TILE) if tile == "auto" else tile
         self.class_names = self._model.class_names
         self.is_segmentor = self._model.is_segmentor

@@ -72,13 +72,11 @@ def run_test(
         CheckpointError: If the checkpoint cannot be fetched or loaded.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
-<<<<<<< HEAD
     exported = is_exported(checkpoint)
+    if exported:
+        _check_options_of_exported(tta, channels_last, compile)
     cfg.load_from, cfg.resume = None if exported else str(checkpoint), False
-=======
-    cfg.load_from, cfg.resume = str(checkpoint), False
     drop_incomplete(cfg, "test")
->>>>>>> own-data
     if is_classification(cfg) and (show or show_dir is not None or tta):
         raise UserError(
             "--show, --show-dir and --tta are not for classifiers; tools/classify.py prints what "
@@ -90,17 +88,11 @@ def run_test(
         prepare_folder("--show-dir", Path(show_dir), overwrite)
     if out is not None:
         save_predictions(cfg, str(out))
-<<<<<<< HEAD
-    check_test(cfg)
-    if exported:
-        _check_options_of_exported(tta, channels_last, compile)
-        use_exported(cfg, checkpoint, dtype)
-    if tta:
-=======
     if tta and cfg.get("test_dataloader"):
->>>>>>> own-data
         use_tta(cfg)
     check_test(cfg)
+    if exported:
+        use_exported(cfg, checkpoint, dtype)
     declare(cfg)
     prepare_distributed(cfg)
     without_sharding(cfg)
