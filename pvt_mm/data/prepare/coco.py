@@ -69,9 +69,8 @@ def _read(tree: Tree, file: Path, content: dict, split: str | None, found: Found
         if name in found.classes:
             known = found.ids.get(name)
             if known != entry["id"]:
-                found.notes.append(
-                    f"{tree.name(file)}: category {entry['id']} is {name!r}, as {known} is: one class"
-                )
+                twice = f"categories {known} and {entry['id']} are {name!r}"
+                found.notes.append(f"{tree.name(file)}: {twice}: taken for one class")
             continue
         found.classes.append(name)
         found.ids[name] = entry["id"]

@@ -117,6 +117,9 @@ class Tree:
             folders[:] = sorted(name for name in folders if name[0] != "." and name != "__MACOSX")
             self.files += [Path(parent) / name for name in sorted(names) if name[0] != "."]
         self.images = self.of(*SUFFIXES)
+        if source.is_file() and not self.images and source.parent == self.root:
+            self.__init__(self.root.parent)  # the images are beside the annotations' folder
+            return
         self._by_name: dict[str, list[Path]] = defaultdict(list)
         for path in self.images:
             self._by_name[path.name].append(path)

@@ -148,7 +148,8 @@ def _choose_classes(
         found.values[value] = found.classes.index(named[value]) if known else IGNORED
         if not known and value not in ignore:
             found.leave_out("values of no class, ignored", _word(found, value))
-    found.format = f"{'colours' if found.by_colour else 'masks' if binary else 'numbers'} in maps"
+    kind = "colours" if found.by_colour else "0 and 255" if binary else "class numbers"
+    found.format = f"folders of {kind}"
     meaning = [
         f"{_word(found, value)} is {'ignored' if number == IGNORED else found.classes[number]!r}"
         for value, number in found.values.items()
