@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import logging
 import re
 from pathlib import Path
 
@@ -82,7 +83,7 @@ def check_unread(path: Path) -> None:
             "changed where that file has used it; set the key in which it is used, such as "
             "train_dataloader.dataset.pipeline",
             logger="current",
-            level="WARNING",
+            level=logging.WARNING,
         )
 
 

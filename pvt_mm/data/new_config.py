@@ -6,7 +6,7 @@ import json
 import os
 import pprint
 from argparse import ArgumentParser
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
 from pathlib import Path
@@ -146,7 +146,10 @@ class Plan:
         images = ", ".join(f"{each['images']} in {split}" for split, each in splits.items())
         # The optimizer is Adam's: its rate follows the root of the batch.
         rate = self.recipe.lr * sqrt(self.batch / (self.recipe.images * 8))
-        total = self.steps * self.epochs
+        recipe = load_config(CHECKOUT_CONFIGS / f"{self.recipe.config}.py")
+        # mmengine replaces a None of the base only so.
+        deleted = recipe.optim_wrapper.get("clip_grad", {}) is None
+        clip = "_delete_=True, max_norm=1.0" if deleted else "max_norm=1.0"
         return [
             f"# {self.recipe.of.title}, {self.recipe.backbone}, for {self.prepared.source}"
             f" ({images}).",
@@ -157,14 +160,13 @@ class Plan:
             f"image_size = {self.scale}  # an image is scaled to fit into it",
             f"images_per_step = {self.batch}",
             f"learning_rate = {rate:.2g}  # for images_per_step",
-            f"epochs = {self.epochs}",
-            f"iterations = {total}  # {self.steps} an epoch",
-            f"warm_up = {min(500, total // 10)}",
+            f"epochs = {self.epochs}  # of {self.steps} iterations",
+            f"warm_up = min(500, epochs * {self.steps} // 10)  # iterations",
             f"interval = {self.interval}  # epochs from one validation to the next",
             f"workers = dict(num_workers={_workers()}, persistent_workers=True)",
             "# " + "-" * 93,
-            _heads(self.recipe, len(classes)),
-            "optim_wrapper = dict(optimizer=dict(lr=learning_rate), clip_grad=dict(max_norm=1.0))",
+            _heads(self.recipe, recipe.model),
+            f"optim_wrapper = dict(optimizer=dict(lr=learning_rate), clip_grad=dict({clip}))",
             'load = dict(type="LoadImageFromFile")',
             'resize = dict(type="Resize", scale=image_size, keep_ratio=True)',
         ]
@@ -245,7 +247,7 @@ class Plan:
                 f'dataset=dict(**dataset, ann_file="{file}.txt", pipeline=test_pipeline))'
                 for split, file in (("val", "val"), ("test", test))
             ),
-            f"train_cfg = dict(max_iters=iterations, val_interval={every})",
+            f"train_cfg = dict(max_iters=epochs * {self.steps}, val_interval={every})",
             "param_scheduler = [",
             *self._warm_up(),
             '    dict(type="CosineAnnealingLR", by_epoch=False),',
@@ -270,10 +272,10 @@ def _base(recipe: Recipe, out: Path) -> str:
     return near if near.count("..") < 4 else str(path)
 
 
-def _heads(recipe: Recipe, count: int) -> str:
+def _heads(recipe: Recipe, model: Mapping) -> str:
     """Write the number of classes into every head that has one."""
     tree: dict = {}
-    for path, node in walk(load_config(CHECKOUT_CONFIGS / f"{recipe.config}.py").model):
+    for path, node in walk(model):
         *parents, name = path.split(".")
         if not isinstance(node.get("num_classes"), int) or name in OTHER_HEADS:
             continue
