@@ -194,6 +194,12 @@ def test_trees_of_known_data_sets(kind, scenes, tmp_path):
         cv2.imwrite(str(image), scene.image)
         labels = Image.fromarray(labels)
         if kind == "voc palette":
+            lists = (
+                root / f"ImageSets/Segmentation/{'val' if scene.split == 'train' else 'train'}.txt"
+            )
+            lists.parent.mkdir(parents=True, exist_ok=True)
+            with lists.open("a") as file:
+                file.write(f"{scene.stem}\n")
             labels.putpalette([value % 256 for value in range(0, 768)])
         labels.save(place)
     prepared = prepare_data(root, tmp_path / "out")
@@ -204,8 +210,9 @@ def test_trees_of_known_data_sets(kind, scenes, tmp_path):
         first, last = ("road", "car") if kind == "cityscapes" else ("wall", "flag")
         assert (prepared.classes[0], prepared.classes[expected[2]]) == (first, last)
         assert len(prepared.classes) == {"cityscapes": 19, "ade": 150}[kind]
-    for stem, (labels, _) in read_maps(tmp_path / "out").items():
+    for stem, (labels, split) in read_maps(tmp_path / "out").items():
         scene = next(scene for scene in scenes if stem.startswith(scene.stem))
+        assert (split == scene.split) == (kind != "voc palette")  # the lists say the opposite
         np.testing.assert_array_equal(labels, np.array(expected)[scene.label_map()])
 
 
@@ -365,6 +372,16 @@ REFUSED = {
         lambda root: labelled.write_voc(root, SCENES),
         ["--group-by", "("],
         "--group-by",
+    ),
+    "no object": (
+        lambda root: labelled.write_voc(root, [labelled.Scene("a", "train", SCENES[0].image)]),
+        [],
+        "has no object in its images",
+    ),
+    "other numbers": (
+        lambda root: labelled.write_maps(root, SCENES, "index"),
+        ["--classes", "bolt=7", "nut=8"],
+        "hold 0, 1, 2, of which none is a class",
     ),
     "one image": (lambda root: labelled.write_labelme(root, SCENES[:1]), [], "cannot be split"),
 }

@@ -147,9 +147,11 @@ class Plan:
         # The optimizer is Adam's: its rate follows the root of the batch.
         rate = self.recipe.lr * sqrt(self.batch / (self.recipe.images * 8))
         recipe = load_config(CHECKOUT_CONFIGS / f"{self.recipe.config}.py")
-        # mmengine replaces a None of the base only so.
-        deleted = recipe.optim_wrapper.get("clip_grad", {}) is None
-        clip = "_delete_=True, max_norm=1.0" if deleted else "max_norm=1.0"
+        wrapper = "dict(optimizer=dict(lr=learning_rate))"
+        if not recipe.optim_wrapper.get("clip_grad"):
+            # mmengine replaces a None of the base only so.
+            delete = "_delete_=True, " if "clip_grad" in recipe.optim_wrapper else ""
+            wrapper = f"{wrapper[:-1]}, clip_grad=dict({delete}max_norm=1.0))"
         return [
             f"# {self.recipe.of.title}, {self.recipe.backbone}, for {self.prepared.source}"
             f" ({images}).",
@@ -166,7 +168,7 @@ class Plan:
             f"workers = dict(num_workers={_workers()}, persistent_workers=True)",
             "# " + "-" * 93,
             _heads(self.recipe, recipe.model),
-            f"optim_wrapper = dict(optimizer=dict(lr=learning_rate), clip_grad=dict({clip}))",
+            f"optim_wrapper = {wrapper}",
             'load = dict(type="LoadImageFromFile")',
             'resize = dict(type="Resize", scale=image_size, keep_ratio=True)',
         ]

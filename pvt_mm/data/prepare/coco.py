@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pvt_mm.data.prepare.found import Found, Object, Picture, Tree, reading, split_of
+from pvt_mm.data.prepare.label_maps import is_label_map
 from pvt_mm.errors import UserError
 from pvt_mm.wording import some
 
@@ -39,7 +40,7 @@ def read_coco(tree: Tree, files: Mapping[Path, dict[str, Any]]) -> Found:
         found.ids = {}
     listed = {picture.path for picture in found.pictures}
     for path in tree.images:
-        if path not in listed:
+        if path not in listed and not is_label_map(tree, path):
             found.leave_out("images that are in no annotation file", tree.name(path))
     return found
 
@@ -49,7 +50,7 @@ def _choose(tree: Tree, files: Mapping[Path, dict], found: Found) -> dict[Path, 
     if len(files) == 1:
         return dict(files)
     splits = {path: split_of(tree.name(path), file=True) for path in files}
-    chosen = [path for path in files if splits[path]]
+    chosen = [path for path in files if splits[path]] or list(files)
     if len({splits[path] for path in chosen}) < len(chosen):
         chosen = [path for path in chosen if "instances" in path.stem]  # beside COCO's keypoints
     if not chosen or len({splits[path] for path in chosen}) < len(chosen):

@@ -134,6 +134,15 @@ class Tree:
         place = Path(os.path.relpath(path, self.root))
         return PurePosixPath(*(part for part in place.parts if part != "..")).as_posix()
 
+    def split_lists(self) -> dict[str, str]:
+        """Read Pascal VOC's lists in ImageSets: the split of each image that they name by stem."""
+        lists = {}
+        for path in self.of(".txt"):
+            if "ImageSets" in path.parts and path.stem in SPLITS:
+                stems = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+                lists |= dict.fromkeys(stems, SPLITS[path.stem])
+        return lists
+
     def find_image(self, name: str, near: Path) -> Path | None:
         """Return the image that an annotation file means.
 

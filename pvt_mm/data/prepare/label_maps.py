@@ -19,7 +19,7 @@ from pvt_mm.wording import one_line, some
 __all__ = ["is_label_map", "read_classes", "read_label_maps", "read_values"]
 
 _FOLDER = re.compile(
-    r"(train|val|valid|test)?[_-]?(annot\w*|labels?|label_?maps?|masks?|gt|gt(fine|coarse)|"
+    r"(train|val|valid|test)?[_-]?(\w*annot(ations?)?|labels?|label_?maps?|masks?|gt|gt(fine|coarse)|"
     r"ground_?truths?|segmentation(class|masks?)?|segmentationclasspng|targets?)([_-]?png)?"
 )
 _END = re.compile(r"(_leftImg8bit|_gt(Fine|Coarse)_\w+|_masks?|_labels?|_seg(mentation)?|_gt|_L)$")
@@ -58,6 +58,7 @@ def read_label_maps(tree: Tree, classes: Sequence[tuple[str, int | None]], ignor
             found.leave_out("maps of instances, parts or display colours", tree.name(path))
         else:
             maps[split_of(tree.name(path)), _END.sub("", path.stem)].append(path)
+    lists = tree.split_lists()
     for path in tree.images:
         if is_label_map(tree, path):
             continue
@@ -69,6 +70,7 @@ def read_label_maps(tree: Tree, classes: Sequence[tuple[str, int | None]], ignor
         elif len(best) > 1:
             raise UserError(f"{path} has several label maps: {some(best)}; expected one")
         else:
+            split = lists.get(path.stem) or split
             found.pictures.append(Picture(path, tree.name(path), split, label_map=best[0]))
         for other in candidates:
             if best and other != best[0]:
@@ -148,6 +150,12 @@ def _choose_classes(
         found.values[value] = found.classes.index(named[value]) if known else IGNORED
         if not known and value not in ignore:
             found.leave_out("values of no class, ignored", _word(found, value))
+    if all(number == IGNORED for number in found.values.values()):
+        raise UserError(
+            f"the label maps of {tree.root} hold "
+            f"{some([_word(found, each) for each in seen], 20)}, of which none is a class ({some(found.classes, 20)}); name them with --classes "
+            "NAME=VALUE"
+        )
     kind = "colours" if found.by_colour else "0 and 255" if binary else "class numbers"
     found.format = f"folders of {kind}"
     meaning = [
@@ -199,7 +207,7 @@ def _table(tree: Tree) -> list[tuple[str, int]]:
     for path in tree.files:
         if path.name == "labelmap.txt":
             rows = [line.split(":")[:2] for line in path.read_text().splitlines()]
-            rows = [row for row in rows if len(row) == 2 and not row[0].startswith("#")]
+            rows = [row for row in rows if len(row) == 2 and row[1] and row[0][0] != "#"]
             return read_classes([f"{name}={colour}" for name, colour in rows])
         if path.name == "class_dict.csv":
             rows = list(csv.reader(path.open()))[1:]

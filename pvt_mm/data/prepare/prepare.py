@@ -114,6 +114,10 @@ def prepare_data(
     if not found.pictures:
         reasons = [f"{len(names)} {reason}" for reason, names in found.left_out.items()]
         raise UserError(f"{source} ({found.format}) has no image to use: {some(reasons, 9)}")
+    if not found.values and not any(picture.objects for picture in found.pictures):
+        reasons = [f"{len(names)} {reason}" for reason, names in found.left_out.items()]
+        more = f": {some(reasons, 9)} left out" if reasons else ""
+        raise UserError(f"{source} ({found.format}) has no object in its images{more}")
     held = {picture.name: _classes_in(picture, found) for picture in found.pictures}
     _split(found, held, shares or {"train": 0.8, "val": 0.2}, seed, group_by)
     part = out.with_name(f".{out.name}.part")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.etree import ElementTree
 
-from pvt_mm.data.prepare.found import SPLITS, Found, Object, Picture, Tree, reading, split_of
+from pvt_mm.data.prepare.found import Found, Object, Picture, Tree, reading, split_of
 from pvt_mm.errors import UserError
 
 __all__ = ["read_voc"]
@@ -20,7 +20,7 @@ def read_voc(tree: Tree, files: Sequence[Path]) -> Found:
         files: Its XML files.
     """
     found = Found("Pascal VOC XML")
-    lists = _split_lists(tree)
+    lists = tree.split_lists()
     taken = set()
     for file in files:
         try:
@@ -45,16 +45,6 @@ def read_voc(tree: Tree, files: Sequence[Path]) -> Found:
     if difficult := sum(item.crowd for each in found.pictures for item in each.objects):
         found.notes.append(f"{difficult} difficult objects are neither learnt nor scored (iscrowd)")
     return found
-
-
-def _split_lists(tree: Tree) -> dict[str, str]:
-    """Read the lists in ImageSets, which name the images of a split by their stems."""
-    lists = {}
-    for path in tree.of(".txt"):
-        if "ImageSets" in path.parts and path.stem in SPLITS:
-            stems = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
-            lists |= dict.fromkeys(stems, SPLITS[path.stem])
-    return lists
 
 
 def _read(tree: Tree, file: Path) -> Picture | None:
