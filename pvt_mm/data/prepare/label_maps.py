@@ -151,10 +151,10 @@ def _choose_classes(
         if not known and value not in ignore:
             found.leave_out("values of no class, ignored", _word(found, value))
     if all(number == IGNORED for number in found.values.values()):
+        values = some([_word(found, value) for value in seen], 20)
         raise UserError(
-            f"the label maps of {tree.root} hold "
-            f"{some([_word(found, each) for each in seen], 20)}, of which none is a class ({some(found.classes, 20)}); name them with --classes "
-            "NAME=VALUE"
+            f"the label maps of {tree.root} hold {values}, of which none is a class "
+            f"({some(found.classes, 20)}); name them with --classes NAME=VALUE"
         )
     kind = "colours" if found.by_colour else "0 and 255" if binary else "class numbers"
     found.format = f"folders of {kind}"
