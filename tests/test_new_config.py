@@ -2,7 +2,6 @@
 
 import json
 import re
-import shutil
 from pathlib import Path
 
 import labelled
@@ -120,26 +119,30 @@ def test_a_config_is_not_replaced_unasked(prepared, tmp_path, capsys):
 def test_a_new_config_trains_and_draws(model, prepared, tmp_path, monkeypatch):
     config = new_config(prepared, tmp_path, model)
     monkeypatch.chdir(tmp_path)
-    few = {"model.backbone.init_cfg": None}
+    # As a user would change it: a smaller network, from random weights.
+    arch = "dict(_delete_=True, embed_dims=(32, 64, 160, 256), depths=(1, 1, 1, 1))"
+    with config.open("a") as file:
+        file.write(f"model.update(backbone=dict(arch={arch}, init_cfg=None))\n")
     iterations = "max_iters" if model == "semantic_fpn" else "max_epochs"
-    few |= {f"train_cfg.{iterations}": 2, "train_cfg.val_interval": 2}
+    few = {f"train_cfg.{iterations}": 1, "train_cfg.val_interval": 1}
     for split in ("train", "val"):
-        few |= {
-            f"{split}_dataloader.num_workers": 0,
-            f"{split}_dataloader.persistent_workers": False,
-        }
+        few |= {f"{split}_dataloader.{key}": 0 for key in ("num_workers", "persistent_workers")}
     # Everything is a detection, so that a network which has learnt nothing has some.
-    stage = {"retinanet": "test_cfg", "mask_rcnn": "test_cfg.rcnn"}.get(model)
-    if stage:
-        few[f"model.{stage}.score_thr"] = 0.0
+    if model == "retinanet":
+        few |= {"model.test_cfg.score_thr": 0.0, "model.test_cfg.max_per_img": 5}
+    if model == "mask_rcnn":
+        few |= {"model.test_cfg.rcnn.score_thr": 0.0, "model.test_cfg.rcnn.max_per_img": 5}
+        few |= {f"model.test_cfg.rpn.{key}": 20 for key in ("nms_pre", "max_per_img")}
+        few |= {f"model.train_cfg.rpn_proposal.{key}": 20 for key in ("nms_pre", "max_per_img")}
+        few |= {"model.train_cfg.rcnn.sampler.num": 8}
     run_train(config, cfg_options=few)
     work_dir = Path("work_dirs/my_config")
     assert list(work_dir.glob("best_*.pth"))
     assert len(list(work_dir.glob("*/vis_data/vis_image/*.png"))) == 2  # the images of val
     if model == "mask_rcnn":
         (checkpoint,) = work_dir.glob("epoch_*.pth")
-        shutil.copytree(prepared / "mask_rcnn_in/images", "photos")
-        command = [str(config), str(checkpoint), "photos", "--out-dir", "found"]
+        photo = str(prepared / "mask_rcnn_in/images/IMG_0000.jpg")
+        command = [str(config), str(checkpoint), photo, "--out-dir", "found"]
         assert infer([*command, "--score-thr", "0", "--device", "cpu"]) == 0
         content = json.loads(Path("found/results.json").read_text())
         assert [(each["id"], each["name"]) for each in content["categories"]] == [
