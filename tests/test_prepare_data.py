@@ -344,6 +344,53 @@ def test_flags_and_run_lengths_of_coco_are_kept(scenes, tmp_path):
     assert (first["iscrowd"], first["segmentation"]) == (1, code)
 
 
+def test_an_image_that_is_listed_twice_keeps_all_its_objects(scenes, tmp_path):
+    labelled.write_label_studio(tmp_path / "in", scenes)
+
+    def list_anew(content):
+        content["images"].append({**content["images"][1], "id": 500})
+        content["annotations"][2]["image_id"] = 500
+
+    spoil(tmp_path / "in", list_anew)
+    prepared = prepare_data(tmp_path / "in", tmp_path / "out")
+    objects, _ = read_objects(tmp_path / "out")
+    assert [name for name, _ in objects["IMG_0001"]] == ["bolt", "nut"]
+    assert any(note.startswith("1 images are listed twice") for note in prepared.notes)
+
+
+def test_the_same_folder_to_train_and_validate_is_split(scenes, tmp_path):
+    labelled.write_yolo(tmp_path / "in", scenes)
+    (tmp_path / "in/data.yaml").write_text("train: images\nval: images\nnames: [bolt, nut]\n")
+    prepared = prepare_data(tmp_path / "in", tmp_path / "out")
+    objects, splits = read_objects(tmp_path / "out")  # asserts that no image is in two
+    assert Counter(splits.values()) == {"train": 6, "val": 2}
+    assert sum(map(len, objects.values())) == sum(len(scene.objects) for scene in scenes)
+    assert "in several splits: split anew" in prepared.notes[0]
+
+
+def test_names_may_begin_with_a_byte_order_mark(scenes, tmp_path):
+    labelled.write_yolo(tmp_path / "in", scenes, data_file=False)
+    (tmp_path / "in/classes.txt").write_text("Bolzen\nMütter\n", "utf-8-sig")
+    assert prepare_data(tmp_path / "in", tmp_path / "out").classes == ["Bolzen", "Mütter"]
+
+
+@pytest.mark.parametrize("masks", [True, False])
+def test_photos_are_measured_as_they_are_read(masks, scenes, tmp_path):
+    """The EXIF orientation turns them: what fits the unturned pixels only is named."""
+    write = labelled.write_label_studio
+    if masks:
+        write = lambda root, scenes: labelled.write_maps(root, scenes, "index")  # noqa: E731
+    write(tmp_path / "in", scenes)
+    (path,) = (tmp_path / "in").rglob("IMG_0000.jpg")
+    image = Image.open(path)
+    exif = image.getexif()
+    exif[0x112] = 6
+    image.save(path, exif=exif)
+    prepared = prepare_data(tmp_path / "in", tmp_path / "out")
+    ((reason, names),) = prepared.left_out.items()
+    assert "another size" in reason and len(names) == 1 and "IMG_0000" in names[0]
+
+
 REFUSED = {
     "nothing": (lambda root: None, [], "none of the known formats"),
     "broken JSON": (lambda root: (root / "a.json").write_text("{"), [], "a.json: expected JSON"),

@@ -177,7 +177,8 @@ class Plan:
         """Write the data and schedule of a detector."""
         ids = tuple(self.prepared.category_ids)
         metrics = ["bbox", "segm"] if self.masks else ["bbox"]
-        test = "test" if "test" in self.prepared.splits else "val"
+        # One without objects, as COCO's own, cannot be scored.
+        test = "test" if self.prepared.splits.get("test", {}).get("objects") else "val"
         pictures = max(1, self.prepared.splits["val"]["images"] // 8)
         return [
             f'labels = dict(type="LoadAnnotations", with_bbox=True, with_mask={self.masks})',

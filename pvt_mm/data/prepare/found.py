@@ -139,7 +139,11 @@ class Tree:
         lists = {}
         for path in self.of(".txt"):
             if "ImageSets" in path.parts and path.stem in SPLITS:
-                stems = [line.split()[0] for line in path.read_text().splitlines() if line.strip()]
+                stems = [
+                    line.split()[0]
+                    for line in path.read_text("utf-8-sig", "replace").splitlines()
+                    if line.strip()
+                ]
                 lists |= dict.fromkeys(stems, SPLITS[path.stem])
         return lists
 

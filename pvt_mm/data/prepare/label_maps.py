@@ -206,11 +206,13 @@ def _table(tree: Tree) -> list[tuple[str, int]]:
     """Read the table of colours that CVAT (labelmap.txt) and CamVid (class_dict.csv) write."""
     for path in tree.files:
         if path.name == "labelmap.txt":
-            rows = [line.split(":")[:2] for line in path.read_text().splitlines()]
+            rows = [
+                line.split(":")[:2] for line in path.read_text("utf-8-sig", "replace").splitlines()
+            ]
             rows = [row for row in rows if len(row) == 2 and row[1] and row[0][0] != "#"]
             return read_classes([f"{name}={colour}" for name, colour in rows])
         if path.name == "class_dict.csv":
-            rows = list(csv.reader(path.open()))[1:]
+            rows = list(csv.reader(path.read_text("utf-8-sig", "replace").splitlines()))[1:]
             return read_classes([f"{row[0]}={','.join(row[1:4])}" for row in rows if row])
     return []
 
@@ -219,9 +221,15 @@ def _names(tree: Tree, found: Found, seen: list[int]) -> list[tuple[str, int | N
     """Name class numbers as the tree's own files, or those of well-known trees, do."""
     for path in tree.files:
         if path.name in ("classes.txt", "labels.txt", "class_names.txt"):
-            return [(line.strip(), None) for line in path.read_text().splitlines() if line.strip()]
+            return [
+                (line.strip(), None)
+                for line in path.read_text("utf-8-sig", "replace").splitlines()
+                if line.strip()
+            ]
         if path.name == "objectInfo150.txt":
-            rows = [line.split("\t") for line in path.read_text().splitlines()[1:]]
+            rows = [
+                line.split("\t") for line in path.read_text("utf-8-sig", "replace").splitlines()[1:]
+            ]
             return [(row[-1].split(",")[0].strip(), int(row[0])) for row in rows]
     if any("_gtFine_" in picture.label_map.name for picture in found.pictures):
         from mmseg.utils import cityscapes_classes

@@ -52,7 +52,10 @@ def read_labelme(tree: Tree, files: Mapping[Path, dict[str, Any]]) -> Found:
             found.leave_out("images without an annotation file", tree.name(path))
     labels = {item.label for each in found.pictures for item in each.objects}
     order = [
-        line.strip() for path in tree.of(".txt") if path.stem == "labels" for line in path.open()
+        line.strip()
+        for path in tree.of(".txt")
+        if path.stem == "labels"
+        for line in path.read_text("utf-8-sig", "replace").splitlines()
     ]
     found.classes = [name for name in order if name in labels]
     found.classes += sorted(labels - set(found.classes))

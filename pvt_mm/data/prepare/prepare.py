@@ -15,7 +15,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -26,7 +26,7 @@ import numpy as np
 from PIL import Image
 
 from pvt_mm.data.prepare.coco import read_coco
-from pvt_mm.data.prepare.found import Found, Picture, Tree, reading
+from pvt_mm.data.prepare.found import Found, Picture, Tree, reading, size_of
 from pvt_mm.data.prepare.label_maps import is_label_map, read_label_maps, read_values
 from pvt_mm.data.prepare.labelme import read_labelme
 from pvt_mm.data.prepare.objects import check_objects, write_coco
@@ -118,7 +118,9 @@ def prepare_data(
         reasons = [f"{len(names)} {reason}" for reason, names in found.left_out.items()]
         more = f": {some(reasons, 9)} left out" if reasons else ""
         raise UserError(f"{source} ({found.format}) has no object in its images{more}")
-    held = {picture.name: _classes_in(picture, found) for picture in found.pictures}
+    held: dict[str, set[str]] = defaultdict(set)
+    for picture in found.pictures:
+        held[picture.name] |= _classes_in(picture, found)
     _split(found, held, shares or {"train": 0.8, "val": 0.2}, seed, group_by)
     part = out.with_name(f".{out.name}.part")
     shutil.rmtree(part, ignore_errors=True)
@@ -160,7 +162,7 @@ def _read(
     }
     xml = [path for path in tree.of(".xml") if _is_voc(path)] if format in (None, "voc") else []
     yaml = [source] if source.suffix in (".yaml", ".yml") else tree.of(".yaml", ".yml")
-    yaml = [path for path in yaml if "names" in path.read_text()]
+    yaml = [path for path in yaml if "names" in path.read_text("utf-8-sig", "replace")]
     texts = [path for path in tree.of(".txt") if path.with_suffix("").name != "README"]
     stems = {path.stem for path in tree.images}
     yolo = yaml or any(path.name in NAME_FILES or path.stem in stems for path in texts)
@@ -206,8 +208,7 @@ def _check_sizes(found: Found) -> None:
     kept = []
     for picture in found.pictures:
         try:
-            with Image.open(picture.path) as image:
-                size = image.size
+            size = size_of(picture.path)
             with Image.open(picture.label_map) as labels:
                 if labels.size != size:
                     reason = "label maps of another size than their image"
@@ -236,12 +237,20 @@ def _split(
     pattern: str | None,
 ) -> None:
     """Keep the splits of the source if there are both to train and to validate on."""
-    twice = {name for name, count in Counter(p.name for p in found.pictures).items() if count > 1}
+    first: dict[str, Picture] = {}
+    twice: dict[str, bool] = {}
+    for picture in found.pictures:
+        kept = first.setdefault(picture.name, picture)
+        if kept is not picture:
+            kept.objects += [item for item in picture.objects if item not in kept.objects]
+            twice[kept.name] = twice.get(kept.name, False) or kept.split != picture.split
+    anew = any(twice.values())
     if twice:
-        found.notes.append(f"{len(twice)} images are in several splits: split anew ({some(twice)})")
-        found.pictures = list({picture.name: picture for picture in found.pictures}.values())
+        how = ", in several splits: split anew" if anew else ""
+        found.notes.append(f"{len(twice)} images are listed twice{how} ({some(twice)})")
+        found.pictures = list(first.values())
     splits = {picture.split for picture in found.pictures}
-    if {"train", "val"} <= splits and not twice:
+    if {"train", "val"} <= splits and not anew:
         for picture in [picture for picture in found.pictures if not picture.split]:
             found.pictures.remove(picture)
             found.leave_out("images of no split, where others have one", picture.name)
@@ -256,7 +265,7 @@ def _split(
             names = [by_split["val"][digest] for digest in both]
             found.notes.append(f"{len(both)} images of val are in train, too: {some(names)}")
         return
-    pool = [p for p in found.pictures if p.split != "test" or splits == {"test"} or twice]
+    pool = [p for p in found.pictures if p.split != "test" or splits == {"test"} or anew]
     if "test" in splits and len(pool) < len(found.pictures):
         shares = {name: share for name, share in shares.items() if name != "test"}
     split_pictures(pool, held, shares, seed, pattern)

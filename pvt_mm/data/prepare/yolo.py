@@ -28,7 +28,7 @@ def read_yolo(tree: Tree, data_file: Path | None) -> Found:
     if data_file:
         found.format += f" ({tree.name(data_file)})"
         with reading(data_file, "YAML with names and folders"):
-            content = yaml.safe_load(data_file.read_text())
+            content = yaml.safe_load(data_file.read_text("utf-8-sig", "replace"))
             names = content["names"]
             names = names if isinstance(names, dict) else dict(enumerate(names))
             images = list(_images(tree, data_file, content))
@@ -67,7 +67,11 @@ def read_yolo(tree: Tree, data_file: Path | None) -> Found:
 def _names(tree: Tree) -> list[str]:
     for path in tree.files:
         if path.name in NAME_FILES or path.suffix == ".names":
-            return [line.strip() for line in path.read_text().splitlines() if line.strip()]
+            return [
+                line.strip()
+                for line in path.read_text("utf-8-sig", "replace").splitlines()
+                if line.strip()
+            ]
     return []
 
 
@@ -85,7 +89,7 @@ def _images(tree: Tree, data_file: Path, content: dict) -> list[tuple[Path, str]
             if path.is_dir():
                 yield from ((image, split) for image in Tree(path).images)
                 continue
-            for line in path.read_text().split():
+            for line in path.read_text("utf-8-sig", "replace").split():
                 image = _resolve(path.parent, content.get("path") or "", line)
                 if image is None:
                     raise UserError(f"{path}: {line} is not there")
@@ -113,7 +117,7 @@ def _label_file(image: Path) -> Path:
 
 def _read(file: Path, picture: Picture, found: Found, numbers: set[int], skipped: int) -> None:
     width, height = picture.size = size_of(picture.path)
-    for number, line in enumerate(file.read_text().splitlines(), 1):
+    for number, line in enumerate(file.read_text("utf-8-sig", "replace").splitlines(), 1):
         if not line.strip():
             continue
         try:
