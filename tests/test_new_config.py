@@ -85,6 +85,22 @@ def test_heads_schedule_and_data_fit(model, arch, data, prepared, tmp_path):
         assert sorted(names) == sorted(name for name, _ in scene.objects)
 
 
+# MMDetection published 7.4 GB for two images of 1333 x 800; seven tenths of a GPU are planned with.
+@pytest.mark.parametrize(("gib", "model", "batch"), [(80, "retinanet", 15), (6, "retinanet", 1)])
+def test_the_batch_and_the_rate_fit_a_gpu(gib, model, batch, prepared, tmp_path, monkeypatch):
+    content = json.loads((prepared / model / "prepared.json").read_text())
+    content |= {"size": [2666, 1600], "side": 64}
+    content["splits"]["train"]["images"] = 1000
+    (tmp_path / "prepared.json").write_text(json.dumps(content))
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    monkeypatch.setattr("torch.cuda.mem_get_info", lambda: (gib * 2**30, 80 * 2**30))
+    cfg = load_config(new_config(tmp_path, tmp_path, model, data="."))
+    assert cfg.train_dataloader.batch_size == batch
+    assert cfg.optim_wrapper.optimizer.lr == pytest.approx(1e-4 * (batch / 16) ** 0.5, rel=0.05)
+    (scale,) = [step.scale for step in cfg.test_pipeline if step.type == "Resize"]
+    assert scale == (1344, 800)
+
+
 @pytest.mark.parametrize(
     ("words", "message"),
     [
