@@ -88,7 +88,7 @@ def make_workspace(folder: Path) -> None:
     shutil.copy(PLACEHOLDERS["CHECKPOINT"], "epoch_12.pth")
 
     assert call("tools/prepare_data.py", "data/demo") == 0
-    assert call("tools/new_config.py", "data/demo_prepared", "--model", "mask_rcnn") == 0
+    assert call("tools/new_config.py", "data/demo_prepared", "--model", "retinanet") == 0
     _save_untrained("my_config.py", Path("work_dirs/my_config/epoch_12.pth"))
     Path("classifier.py").write_text(CLASSIFIER)
     _save_untrained("classifier.py", Path("classifier.pth"))
