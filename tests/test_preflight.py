@@ -491,6 +491,14 @@ def test_configs_that_a_run_wrote_are_read(place, config):
     assert not log.called
 
 
+def test_a_whole_config_with_an_unused_helper_is_read(place):
+    """As a run of mmseg's dumps it: the names that its bases used are values of their own."""
+    config = place / "dumped.py"
+    text = "model = dict(type='EncoderDecoder')\noptimizer = dict(type='AdamW', lr=1)\nbatch = 4\n"
+    config.write_text(text + "optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1))\n")
+    assert load_config(config).optim_wrapper.optimizer.type == "AdamW"
+
+
 @pytest.mark.parametrize("scale", [True, 3, "ab", ("a", "b"), (1, 2, 3)])
 def test_unusual_scales_are_left_to_the_transform(scale):
     pipeline = [{"type": "Resize", "keep_ratio": True, "scale": scale}]

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -40,6 +43,7 @@ class LoadedModel:
         source: The config's test set, for the pipeline.
         class_names: One for each class.
         palette: A colour for each class.
+        category_ids: The data set's own id of each class; from 1 on if it has none.
         iou_threshold: Of the detector's non-maximum suppression; 0.5 if it has none.
     """
 
@@ -48,6 +52,7 @@ class LoadedModel:
     source: Source
     class_names: tuple[str, ...]
     palette: tuple[Colour, ...]
+    category_ids: tuple[int, ...]
     iou_threshold: float
 
     @property
@@ -104,6 +109,7 @@ def load_model(
         source=source,
         class_names=class_names,
         palette=palette_of(colours, len(class_names)),
+        category_ids=_category_ids(content, source, class_names),
         iou_threshold=_iou_threshold(cfg),
     )
 
@@ -126,6 +132,7 @@ def _exported(
         source=source,
         class_names=class_names,
         palette=palette_of(colours, len(class_names)),
+        category_ids=_category_ids({}, source, class_names),
         iou_threshold=iou_threshold,
     )
 
@@ -144,6 +151,21 @@ def _read(config: str | os.PathLike | Config, cfg_options: Mapping[str, Any] | N
     if find_spec(package) is None:
         raise UserError(f"the config needs {package}, which is not installed")
     return cfg
+
+
+def _category_ids(content: dict, source: Source, names: tuple[str, ...]) -> tuple[int, ...]:
+    """Return the classes' ids as the checkpoint, the config or the test set's file has them."""
+    noted = (content.get("meta") or {}).get("dataset_meta") or {}
+    for ids in (noted.get("category_ids"), source.dataset.metainfo.get("category_ids")):
+        if isinstance(ids, (list, tuple)) and len(ids) == len(names):
+            return tuple(int(number) for number in ids)
+    known: dict[str, int] = {}
+    if source.reads_coco and Path(source.dataset.ann_file).is_file():
+        with suppress(OSError, ValueError, KeyError, TypeError):  # no file for this model, then
+            categories = json.loads(Path(source.dataset.ann_file).read_bytes())["categories"]
+            known = {entry["name"]: int(entry["id"]) for entry in categories}
+    own = all(name in known for name in names)
+    return tuple(known[name] if own else index for index, name in enumerate(names, 1))
 
 
 def _classes(content: dict, source: Source, cfg: Config) -> tuple[tuple[str, ...], Any]:

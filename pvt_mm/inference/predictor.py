@@ -66,6 +66,7 @@ class Predictor:
 
     Attributes:
         class_names: The classes that the network knows.
+        category_ids: The data set's own id of each class; from 1 on if it has none.
         is_segmentor: Whether results are segmentations; otherwise they are detections.
 
     Raises:
@@ -106,6 +107,7 @@ class Predictor:
         self._pipeline = Pipeline(self._model.source, self._model.scope, self._channels)
         self.tile = (self._pipeline.side or DEFAULT_TILE) if tile == "auto" else tile
         self.class_names = self._model.class_names
+        self.category_ids = self._model.category_ids
         self.is_segmentor = self._model.is_segmentor
         if amp:
             float32_boxes(self._model.network)

@@ -115,7 +115,13 @@ def _predict(
     frames = _frames(sources, predictor.read, failed)
     with (
         Progress(sum(map(_length, sources))) as progress,
-        Output(folder, predictor.class_names, predictor.is_segmentor, pictures) as output,
+        Output(
+            folder,
+            predictor.class_names,
+            predictor.category_ids,
+            predictor.is_segmentor,
+            pictures,
+        ) as output,
     ):
         while not received and (batch := list(islice(frames, predictor.batch_size))):
             for frame, result in _results(predictor, batch, failed):

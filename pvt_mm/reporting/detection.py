@@ -48,7 +48,10 @@ def evaluate_detections(cfg: Config, path: Path) -> Evaluation:
     samples = read_detections(path)
     dataset = build_test_set(cfg)
     if not hasattr(dataset, "cat_ids"):
-        raise UserError(f"the page can only evaluate COCO data, not {type(dataset).__name__}")
+        raise UserError(
+            f"the page can only evaluate COCO data, not {type(dataset).__name__}; "
+            "tools/prepare_data.py writes Pascal VOC and others as COCO"
+        )
     infos = [dataset.get_data_info(index) for index in range(len(dataset))]
     check_same_images(path, map(_key, samples), map(_key, infos))
     classes = dataset.metainfo["classes"]
