@@ -25,6 +25,7 @@ from recipes import (
 from torch import nn
 
 from pvt_mm.backbones import ARCHS
+from pvt_mm.config.loading import load_config
 
 SHORT_SIDES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
 
@@ -346,6 +347,13 @@ def test_detr_trains_its_backbone_ten_times_slower():
     rest = {groups[id(parameter)]["lr"] for parameter in model.encoder.parameters()}
     assert max(backbone) == min(backbone) == pytest.approx(1e-5)
     assert rest == {1e-4}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_mmengine_writes_of_it_is_read(name, tmp_path):
+    """As training leaves it in the work directory, values of helpers included."""
+    fresh(name).dump(tmp_path / "config.py")
+    assert load_config(tmp_path / "config.py").model == parsed(name).model
 
 
 @pytest.mark.parametrize("name", MODERN)

@@ -152,7 +152,7 @@ def segmentation_sample():
 
 
 def shrink(cfg):
-    """Fewer regions and a smaller crop, no weights, no mixed precision: a second on a CPU."""
+    """Fewer regions, a smaller crop, no weights, no mixed precision: a second on a CPU."""
     cfg.model.backbone.init_cfg = None
     cfg.optim_wrapper.type = "OptimWrapper"
     cfg.optim_wrapper.pop("loss_scale", None)
@@ -161,6 +161,8 @@ def shrink(cfg):
         model.data_preprocessor.size = SHAPE
     for augment in model.data_preprocessor.get("batch_augments") or ():
         augment.size = SHAPE
+    if model.get("as_two_stage"):
+        model.num_queries = 50  # of so small an image's few tokens
     if "num_proposals" in model.get("rpn_head", {}):
         model.rpn_head.num_proposals = 10
     elif "rpn_head" in model:
@@ -199,4 +201,6 @@ def test_one_training_step(name):
     assert not without_gradient, "distributed training wants a gradient in every parameter"
     assert all(torch.isfinite(value).all() for value in parameters.values())
     moved = {key for key in parameters if not torch.equal(before[key], parameters[key])}
-    assert {key.split(".")[0] for key in moved} == {key.split(".")[0] for key in parameters}
+    still = {key.split(".")[0] for key in parameters} - {key.split(".")[0] for key in moved}
+    # Deformable attention begins with projections of zeros, through which no gradient comes.
+    assert still <= ({"level_embed"} if "level_embed" in parameters else set())

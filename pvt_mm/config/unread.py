@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import logging
 import re
 from pathlib import Path
 
@@ -62,14 +63,16 @@ def check_unread(path: Path) -> None:
         UserError: If the file sets a key of the 2.x style, or one that looks misspelt.
     """
     known = (set(inspect.signature(Runner.__init__).parameters) | EXTRA_KEYS | OURS) - {"self"}
-    unread = [name for name in _unread(path.read_text()) if name not in known]
+    assigned, unused = _names(path.read_text())
+    unread = [name for name in unused if name not in known]
     for name in unread:
         if name in OLD:
             raise UserError(
                 f"config {path}: nothing reads {name}, which is of the 2.x style; "
                 f"set {OLD[name]} instead"
             )
-        if name == "optimizer":
+        # Beside an optim_wrapper it is a helper's value, as in the configs that mmengine writes.
+        if name == "optimizer" and "optim_wrapper" not in assigned:
             raise UserError(
                 f"config {path}: nothing reads optimizer; set optim_wrapper.optimizer instead"
             )
@@ -77,17 +80,17 @@ def check_unread(path: Path) -> None:
         if near := difflib.get_close_matches(name, known, n=1, cutoff=TYPO_RATIO):
             raise UserError(f"config {path}: nothing reads {name}; did you mean {near[0]}?")
     if unread:
-        print_log(
-            f"config {path}: nothing reads {some(unread, 5)}: a value of a _base_ file is not "
-            "changed where that file has used it; set the key in which it is used, such as "
-            "train_dataloader.dataset.pipeline",
-            logger="current",
-            level="WARNING",
-        )
+        message = f"config {path}: nothing reads {some(unread, 5)}"
+        if "_base_" in assigned:
+            message += (
+                ": a value of a _base_ file is not changed where that file has used it; set the "
+                "key in which it is used, such as train_dataloader.dataset.pipeline"
+            )
+        print_log(message, logger="current", level=logging.WARNING)
 
 
-def _unread(text: str) -> list[str]:
-    """List the names that a file assigns at its top level and does not use itself."""
+def _names(text: str) -> tuple[list[str], list[str]]:
+    """List the names that a file assigns at its top level, and those of them that it never uses."""
     tree = ast.parse(text)
     assigned: dict[str, None] = {}
     for node in tree.body:
@@ -101,4 +104,5 @@ def _unread(text: str) -> list[str]:
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
     }
     used |= set(re.findall(r"_base_\.(\w+)", text))
-    return [name for name in assigned if name not in used and not name.startswith("_")]
+    unused = [name for name in assigned if name not in used and not name.startswith("_")]
+    return list(assigned), unused
