@@ -24,8 +24,8 @@ this package's models.
 
 GFLOPs are 10^9 multiply-adds of one image: convolutions, linear layers and
 matrix products, both products of attention among them; norms, pooling and bilinear resizing, as
-mmengine counts them, add less than one percent. Two-stage detectors are counted with 1000
-proposals and 100 masks.
+mmengine counts them, add less than one percent, and deformable attention's sampling, counted the
+same way, up to two. Two-stage detectors are counted with 1000 proposals and 100 masks.
 
 ## Backbones
 
