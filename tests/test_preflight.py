@@ -399,14 +399,26 @@ def test_keys_that_nothing_would_read_are_refused(place, line, named):
 def test_helpers_that_nothing_uses_are_said(place, caplog, lines, said):
     config = place / "mine.py"
     config.write_text(f"_base_ = [{DETECTOR!r}]\n{lines}\n")
+    warnings = warnings_of(config, caplog)
+    assert [said in message for message in warnings] == ([True] if said else [])
+
+
+@pytest.mark.parametrize("config", [DETECTOR, SEGMENTOR])
+def test_what_training_wrote_is_read_without_a_word(place, caplog, config):
+    written = place / "written.py"
+    Config.fromfile(config).dump(written)
+    assert warnings_of(written, caplog) == []
+
+
+def warnings_of(config, caplog):
+    """What is logged as a warning while a config is read."""
     logger = MMLogger.get_current_instance()
     logger.addHandler(caplog.handler)
     try:
         load_config(config)
     finally:
         logger.removeHandler(caplog.handler)
-    warnings = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
-    assert [said in message for message in warnings] == ([True] if said else [])
+    return [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
 
 
 @pytest.mark.parametrize("scale", [True, 3, "ab", ("a", "b"), (1, 2, 3)])

@@ -63,34 +63,35 @@ def check_unread(path: Path) -> None:
         UserError: If the file sets a key of the 2.x style, or one that looks misspelt.
     """
     known = (set(inspect.signature(Runner.__init__).parameters) | EXTRA_KEYS | OURS) - {"self"}
-    assigned, unused = _names(path.read_text())
-    unread = [name for name in unused if name not in known]
+    assigned, used = _names(path.read_text())
+    unread = [name for name in assigned if name not in known | used and name[0] != "_"]
+    # mmengine writes a config without a base, in full, with the helpers of the files that made it.
+    written = "_base_" not in assigned and used <= {"dict"}
     for name in unread:
         if name in OLD:
             raise UserError(
                 f"config {path}: nothing reads {name}, which is of the 2.x style; "
                 f"set {OLD[name]} instead"
             )
-        # Beside an optim_wrapper it is a helper's value, as in the configs that mmengine writes.
-        if name == "optimizer" and "optim_wrapper" not in assigned:
+        if name == "optimizer" and not (written and "optim_wrapper" in assigned):
             raise UserError(
                 f"config {path}: nothing reads optimizer; set optim_wrapper.optimizer instead"
             )
         # A base may define a helper of such a name, which is no typing error.
         if near := difflib.get_close_matches(name, known, n=1, cutoff=TYPO_RATIO):
             raise UserError(f"config {path}: nothing reads {name}; did you mean {near[0]}?")
-    if unread:
-        message = f"config {path}: nothing reads {some(unread, 5)}"
-        if "_base_" in assigned:
-            message += (
-                ": a value of a _base_ file is not changed where that file has used it; set the "
-                "key in which it is used, such as train_dataloader.dataset.pipeline"
-            )
-        print_log(message, logger="current", level=logging.WARNING)
+    if unread and not written:
+        print_log(
+            f"config {path}: nothing reads {some(unread, 5)}: a value of a _base_ file is not "
+            "changed where that file has used it; set the key in which it is used, such as "
+            "train_dataloader.dataset.pipeline",
+            logger="current",
+            level=logging.WARNING,
+        )
 
 
-def _names(text: str) -> tuple[list[str], list[str]]:
-    """List the names that a file assigns at its top level, and those of them that it never uses."""
+def _names(text: str) -> tuple[list[str], set[str]]:
+    """List the names that a file assigns at its top level, and those that it uses anywhere."""
     tree = ast.parse(text)
     assigned: dict[str, None] = {}
     for node in tree.body:
@@ -104,5 +105,4 @@ def _names(text: str) -> tuple[list[str], list[str]]:
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
     }
     used |= set(re.findall(r"_base_\.(\w+)", text))
-    unused = [name for name in assigned if name not in used and not name.startswith("_")]
-    return list(assigned), unused
+    return list(assigned), used
