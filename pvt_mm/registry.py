@@ -48,6 +48,7 @@ HOOKS = Registry(
         "pvt_mm.training.amp",
         "pvt_mm.training.bad_samples",
         "pvt_mm.training.divergence",
+        "pvt_mm.training.evidence",
         "pvt_mm.training.matching",
         "pvt_mm.training.resuming.checkpointing",
         "pvt_mm.training.resuming.interruption",

@@ -19,6 +19,7 @@ from pvt_mm.config.loading import check_options, drop_pretrained, load_config
 from pvt_mm.data.dataset_sources import Source
 from pvt_mm.errors import UserError
 from pvt_mm.training import distributed, test, train
+from pvt_mm.visualization import browse
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DETECTOR = str(CONFIGS / "retinanet_pvt_v2_b0_fpn_1x_coco.py")
@@ -121,6 +122,11 @@ def test_sound_test_starts_without_training_data(place, config):
     shutil.rmtree(place / "ade" / "images" / "training")
     with pytest.raises(Started):
         test.main([config, "good.pth", "--work-dir", "out"])
+
+
+def test_pictures_may_be_replaced(place):
+    with pytest.raises(Started):
+        test.main([DETECTOR, "good.pth", "--show-dir", "coco", "--overwrite"])
 
 
 def test_training_without_validation_needs_no_validation_data(place):
@@ -262,6 +268,16 @@ COMMAND_FAULTS = {
     "remote": (test.main, [DETECTOR, "https://example.org/a.pth"], "https://example.org/a.pth"),
     "detection --out": (test.main, [DETECTOR, "good.pth", "--out", "folder"], "*.pkl"),
     "segmentation --out": (test.main, [SEGMENTOR, "good.pth", "--out", "a.pkl"], "a folder"),
+    "filled --show-dir": (
+        test.main,
+        [DETECTOR, "good.pth", "--show-dir", "coco"],
+        "--show-dir coco is not empty; --overwrite replaces",
+    ),
+    "filled --out-dir": (
+        browse.main,
+        [DETECTOR, "--out-dir", "coco"],
+        "--out-dir coco is not empty; --overwrite replaces",
+    ),
     "masks": (test.main, [MASK_DETECTOR, "good.pth", "--tta"], "--tta"),
     "no test data": (
         test.main,

@@ -8,6 +8,8 @@ custom_hooks = [
     dict(type="pvt_mm.MatchingKeysHook"),
     # A warm-up that does not end, and a schedule that a resumed training does not follow, are said.
     dict(type="pvt_mm.ScheduleHook"),
+    # A metric that rests on nothing, or on a part of the classes, is said to.
+    dict(type="pvt_mm.EvidenceHook"),
     # A bad sample is named, or left out, up to skip_bad_images of them.
     dict(type="pvt_mm.BadSamplesHook"),
     # Stops before a loss or a gradient that is no number; skip=True leaves such steps out.

@@ -36,6 +36,15 @@ PARTS = ("model", "backbone")
 CLASSIFICATION_SHAPE, SEGMENTATION_SHAPE, DETECTION_SHAPE = (224, 224), (512, 512), (800, 1344)
 # Batch, height and width at which a file of any size is checked.
 CHECKED = ((1, 224, 224), (2, 192, 256), (1, 256, 160))
+# Where equal outputs show nothing.
+NO_OBJECTS = (
+    "the model finds no object in the scenes for it; with a lower score_thr in model.test_cfg, and "
+    "another --out, the same network can be compared"
+)
+ONE_CLASS = (
+    "the model sees one class everywhere; with --logits, and another --out, the same network can "
+    "be compared"
+)
 
 
 def run_export(
@@ -95,7 +104,12 @@ def run_export(
         return path
     shapes = CHECKED if dynamic else ((1, *size),)
     for tried, difference in compare(exportable, path, format, shapes).items():
-        print(f"largest difference to PyTorch at {'x'.join(map(str, tried))}: {difference:.1e}")
+        size = "x".join(map(str, tried))
+        if difference is None:
+            reason = ONE_CLASS if exportable.task == "segmentation" else NO_OBJECTS
+            print(f"not compared with PyTorch at {size}: {reason}")
+        else:
+            print(f"largest difference to PyTorch at {size}: {difference:.1e}")
     return path
 
 

@@ -15,37 +15,13 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_masks
 
-from pvt_mm.errors import UserError
 from pvt_mm.files import replacing
 from pvt_mm.inference.inputs import Input
 from pvt_mm.inference.predictor import Result
 from pvt_mm.inference.results import Detection
 from pvt_mm.inference.video import VideoWriter, frame_rate
 
-__all__ = ["CocoFile", "Output", "prepare_folder"]
-
-
-def prepare_folder(folder: Path, overwrite: bool) -> None:
-    """Make a folder for results.
-
-    Args:
-        folder: Where they go.
-        overwrite: Whether files of the same names may be replaced.
-
-    Raises:
-        UserError: If it is not empty and nothing may be replaced, or cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        filled = next(folder.iterdir(), None)
-        TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"--out-dir {folder}: {error.strerror}") from error
-    if filled and not overwrite:
-        raise UserError(
-            f"--out-dir {folder} is not empty; --overwrite replaces results of the same names "
-            "there, or name another folder"
-        )
+__all__ = ["CocoFile", "Output"]
 
 
 class Output:

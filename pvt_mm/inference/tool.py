@@ -20,7 +20,7 @@ import numpy as np
 from pvt_mm.config.loading import OptionAction
 from pvt_mm.errors import Interrupted, UserError, run_tool
 from pvt_mm.inference.inputs import Input, find_inputs
-from pvt_mm.inference.output import Output, prepare_folder
+from pvt_mm.inference.output import Output
 from pvt_mm.inference.pipeline import UnreadableError
 from pvt_mm.inference.predictor import Predictor
 from pvt_mm.inference.progress import Progress
@@ -32,6 +32,7 @@ from pvt_mm.inference.summary import (
     write_summary,
 )
 from pvt_mm.inference.video import frame_count, read_frames
+from pvt_mm.training.outputs import prepare_folder
 
 __all__ = ["main", "run_infer"]
 
@@ -82,7 +83,7 @@ def run_infer(
     """
     sources = find_inputs(inputs, sys.stdin)
     folder = Path(out_dir).expanduser()
-    prepare_folder(folder, overwrite)
+    prepare_folder("--out-dir", folder, overwrite)
     with redirect_stdout(sys.stderr):  # the log; stdout is for the result
         predictor = Predictor(config, checkpoint, device, **options)
     summary = {

@@ -19,6 +19,7 @@ CUSTOM_HOOKS = (
     "pvt_mm.Float32BoxesHook",
     "pvt_mm.MatchingKeysHook",
     "pvt_mm.ScheduleHook",
+    "pvt_mm.EvidenceHook",
     "pvt_mm.BadSamplesHook",
     "pvt_mm.DivergenceHook",
     "pvt_mm.InterruptionHook",

@@ -3,7 +3,8 @@
 import os
 import sys
 from collections.abc import Sequence
-from pathlib import Path
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryFile
 
 import mmcv
 from mmengine.config import Config
@@ -12,8 +13,9 @@ from mmengine.runner import Runner
 
 from pvt_mm.config.loading import is_classification, is_segmentation
 from pvt_mm.errors import UserError
+from pvt_mm.files import unique_stem
 
-__all__ = ["PictureHook", "check_display", "save_predictions"]
+__all__ = ["PictureHook", "check_display", "prepare_folder", "save_predictions"]
 
 PICKLES = (".pkl", ".pickle")
 
@@ -25,7 +27,8 @@ class PictureHook(Hook):
     share of the images is drawn.
 
     Args:
-        folder: Where the pictures go, named like their images; ``None`` writes none.
+        folder: Where the pictures go, named like their images, of two that are called the same
+            one with its folder's name before; ``None`` writes none.
         show: Whether to open each in a window.
         wait_time: How long a window stays open, in seconds; 0 waits for a key.
         score_thr: Boxes and masks of a lower score are not drawn.
@@ -42,6 +45,7 @@ class PictureHook(Hook):
         self.show = show
         self.wait_time = wait_time
         self.score_thr = score_thr
+        self._taken: set[str] = set()
 
     def after_test_iter(
         self,
@@ -55,7 +59,8 @@ class PictureHook(Hook):
         # mmseg's visualizer draws no boxes and knows no score threshold.
         options = {} if segmentation else {"pred_score_thr": self.score_thr}
         for sample in outputs:
-            name = Path(sample.img_path).name
+            path = PurePosixPath(sample.img_path)
+            name = unique_stem(path, self._taken) + path.suffix
             runner.visualizer.add_datasample(
                 name,
                 mmcv.imread(sample.img_path, channel_order="rgb"),
@@ -66,6 +71,30 @@ class PictureHook(Hook):
                 step=batch_idx,
                 **options,
             )
+
+
+def prepare_folder(option: str, folder: Path, overwrite: bool) -> None:
+    """Make a folder for results.
+
+    Args:
+        option: The command line's name of it, for messages.
+        folder: Where they go.
+        overwrite: Whether files of the same names may be replaced.
+
+    Raises:
+        UserError: If it is not empty and nothing may be replaced, or cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        filled = next(folder.iterdir(), None)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"{option} {folder}: {error.strerror}") from error
+    if filled and not overwrite:
+        raise UserError(
+            f"{option} {folder} is not empty; --overwrite replaces results of the same names "
+            "there, or name another folder"
+        )
 
 
 def check_display() -> None:

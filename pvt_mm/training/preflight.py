@@ -14,7 +14,7 @@ from pvt_mm.errors import UserError
 from pvt_mm.training.distributed import check_device
 from pvt_mm.training.resuming.atomic import check_writable
 
-__all__ = ["check_checkpoint", "check_test", "check_train"]
+__all__ = ["check_checkpoint", "check_test", "check_train", "is_first_here"]
 
 
 def check_train(cfg: Config) -> None:
@@ -30,9 +30,9 @@ def check_train(cfg: Config) -> None:
         check_checkpoint(cfg.load_from, "--resume" if cfg.get("resume") else "load_from")
     splits = ("train", "val") if cfg.get("val_cfg") is not None else ("train",)
     make_absent_demo_data(cfg, splits)
-    check_data(cfg, splits, read_annotations=_is_first_here())
+    check_data(cfg, splits, read_annotations=is_first_here())
     _load_pretrained(cfg)
-    if _is_first_here():
+    if is_first_here():
         check_writable(cfg.work_dir)
 
 
@@ -49,10 +49,10 @@ def check_test(cfg: Config) -> None:
     if cfg.get("test_dataloader") is None:
         raise UserError("the config has no test_dataloader")
     make_absent_demo_data(cfg, ("test",))
-    check_data(cfg, ("test",), read_annotations=_is_first_here())
+    check_data(cfg, ("test",), read_annotations=is_first_here())
 
 
-def _is_first_here() -> bool:
+def is_first_here() -> bool:
     """Whether this is the process of its machine that does what one has to do for all."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
@@ -85,7 +85,7 @@ def check_checkpoint(path: str, what: str) -> None:
     if "://" not in path and not file.is_file():
         kind = "is a folder, not a file" if file.is_dir() else "not found"
         raise UserError(f"{what} {path} {kind}{_checkpoints_near(file)}")
-    if _is_first_here():
+    if is_first_here():
         CheckpointLoader.load_checkpoint(path, map_location="cpu", logger="silent")
 
 

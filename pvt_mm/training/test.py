@@ -12,8 +12,8 @@ from pvt_mm.config.loading import add_common_arguments, is_classification, load_
 from pvt_mm.errors import UserError, run_tool
 from pvt_mm.training.declared import declare
 from pvt_mm.training.distributed import prepare_distributed, recorded, set_local_rank
-from pvt_mm.training.outputs import PictureHook, check_display, save_predictions
-from pvt_mm.training.preflight import check_test
+from pvt_mm.training.outputs import PictureHook, check_display, prepare_folder, save_predictions
+from pvt_mm.training.preflight import check_test, is_first_here
 from pvt_mm.training.sharding import without_sharding
 from pvt_mm.training.speed import add_speed_arguments, prepare_speed
 from pvt_mm.training.train import build_runner
@@ -30,6 +30,7 @@ def run_test(
     out: str | os.PathLike | None = None,
     show: bool = False,
     show_dir: str | os.PathLike | None = None,
+    overwrite: bool = False,
     wait_time: float = 2.0,
     tta: bool = False,
     channels_last: bool = False,
@@ -46,6 +47,7 @@ def run_test(
         out: Where predictions go: for detection a ``.pkl``, for segmentation a folder.
         show: Open every picture in a window.
         show_dir: Folder for pictures of all predictions.
+        overwrite: Whether pictures of the same names there may be replaced.
         wait_time: How long a window stays open, in seconds.
         tta: Test-time augmentation.
         channels_last: Keep the maps of neck and heads channels-last in memory.
@@ -69,6 +71,8 @@ def run_test(
         )
     if show:
         check_display()
+    if show_dir is not None and is_first_here():
+        prepare_folder("--show-dir", Path(show_dir), overwrite)
     if out is not None:
         save_predictions(cfg, str(out))
     check_test(cfg)
@@ -115,6 +119,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--show", action="store_true", help="open every picture in a window")
     parser.add_argument("--show-dir", help="write pictures of all predictions to this folder")
+    parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace pictures of the same names in --show-dir; without it that has to be empty",
+    )
     parser.add_argument(
         "--wait-time", type=float, default=2, help="seconds that --show keeps a window open"
     )
