@@ -63,24 +63,21 @@ def check_unread(path: Path) -> None:
         UserError: If the file sets a key of the 2.x style, or one that looks misspelt.
     """
     known = (set(inspect.signature(Runner.__init__).parameters) | EXTRA_KEYS | OURS) - {"self"}
-    assigned, used = _names(path.read_text())
-    unread = [name for name in assigned if name not in known | used and name[0] != "_"]
-    # mmengine writes a config without a base, in full, with the helpers of the files that made it.
-    written = "_base_" not in assigned and used <= {"dict"}
+    unread = [name for name in _unread(path.read_text()) if name not in known]
     for name in unread:
         if name in OLD:
             raise UserError(
                 f"config {path}: nothing reads {name}, which is of the 2.x style; "
                 f"set {OLD[name]} instead"
             )
-        if name == "optimizer" and not (written and "optim_wrapper" in assigned):
+        if name == "optimizer":
             raise UserError(
                 f"config {path}: nothing reads optimizer; set optim_wrapper.optimizer instead"
             )
         # A base may define a helper of such a name, which is no typing error.
         if near := difflib.get_close_matches(name, known, n=1, cutoff=TYPO_RATIO):
             raise UserError(f"config {path}: nothing reads {name}; did you mean {near[0]}?")
-    if unread and not written:
+    if unread:
         print_log(
             f"config {path}: nothing reads {some(unread, 5)}: a value of a _base_ file is not "
             "changed where that file has used it; set the key in which it is used, such as "
@@ -90,8 +87,8 @@ def check_unread(path: Path) -> None:
         )
 
 
-def _names(text: str) -> tuple[list[str], set[str]]:
-    """List the names that a file assigns at its top level, and those that it uses anywhere."""
+def _unread(text: str) -> list[str]:
+    """List the names that a file assigns at its top level and does not use itself."""
     tree = ast.parse(text)
     assigned: dict[str, None] = {}
     for node in tree.body:
@@ -104,5 +101,11 @@ def _names(text: str) -> tuple[list[str], set[str]]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
     }
+    if (
+        not used & assigned.keys()
+        and "_base_" not in assigned
+        and list(assigned) == sorted(assigned)
+    ):
+        return []  # mmengine wrote it, with all values and helpers of the config that was run
     used |= set(re.findall(r"_base_\.(\w+)", text))
-    return list(assigned), used
+    return [name for name in assigned if name not in used and not name.startswith("_")]
