@@ -4,9 +4,11 @@ import os
 import platform
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
+TOOLS = Path(__file__).resolve().parents[1] / "tools"
 # A block of 96 MiB, four times: how many pages does the system have to bring?
 PROBE = """
 import resource
@@ -53,3 +55,29 @@ def test_an_import_alone_changes_nothing():
 )
 def test_who_has_settled_it_is_left_alone(environment):
     assert faults("print(pvt_mm.tune_allocator())", **environment)[0] == ["False"]
+
+
+@glibc_only
+@pytest.mark.parametrize(
+    ("module", "environment", "kept"),
+    [
+        ("_checkout", {}, True),
+        ("_checkout", {"PVT_MM_ALLOCATOR": "0"}, False),
+        ("_environment", {}, False),  # what the benchmark tool imports
+    ],
+)
+def test_the_tools_keep_what_they_free_unless_told_otherwise(module, environment, kept):
+    count = faults(
+        f"import sys; sys.path.insert(0, {str(TOOLS)!r}); import {module}", **environment
+    )[1]
+    assert count < 0.02 * PAGES if kept else count > 100
+
+
+@glibc_only
+def test_other_entry_points_do_it_before_their_run():
+    code = """
+from types import SimpleNamespace
+from pvt_mm.training.accelerating import AccelerateHook
+AccelerateHook().before_run(SimpleNamespace(model=torch.nn.Identity()))
+"""
+    assert faults(code)[1] < 0.02 * PAGES
