@@ -10,6 +10,8 @@ PARALLEL = "PYTEST_XDIST_WORKER" in os.environ  # one of several processes, a co
 
 # On shared cores OpenMP's waiting threads would burn the time that the working ones need.
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+# One process runs hundreds of trainings: it would keep what the largest of them needed.
+os.environ.setdefault("PVT_MM_ALLOCATOR", "0")
 if PARALLEL:
     os.environ.setdefault("OMP_NUM_THREADS", "1")
 

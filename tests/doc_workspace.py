@@ -44,6 +44,9 @@ PLACEHOLDERS = {
     "WORK_DIR": "work_dirs/detector",
     "IN": "pvt://pvt_v2_b0",
     "OUT": "converted.safetensors",
+    "SOURCE": "data/demo",
+    "DATA": "data/demo_prepared",
+    "MODEL": "retinanet",
 }
 CLASSIFIERS = {"CONFIG": "classifier.py", "CHECKPOINT": "classifier.pth"}
 

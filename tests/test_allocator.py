@@ -28,7 +28,8 @@ PAGES = 3 * 96 * 2**20 // 4096
 
 def faults(call, **environment):
     command = [sys.executable, "-W", "ignore", "-c", PROBE.format(call=call)]
-    clean = {key: value for key, value in os.environ.items() if not key.startswith("MALLOC_")}
+    settled = ("MALLOC_", "PVT_MM_ALLOCATOR")
+    clean = {key: value for key, value in os.environ.items() if not key.startswith(settled)}
     # Huge pages would be brought by the hundred.
     clean |= {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=0", "OMP_NUM_THREADS": "1", **environment}
     done = subprocess.run(command, env=clean, capture_output=True, text=True, check=True)

@@ -59,6 +59,12 @@ ELSEWHERE = {
     r"tools/dist_(train|test)\.sh CONFIG .*": (
         "test_tools.py::test_two_processes_on_a_machine_without_gpu"
     ),
+    r"python tools/(test|infer)\.py CONFIG CONFIG\.(onnx|xml).*": (
+        "test_runtimes.py::test_the_usual_test_measures_an_exported_file"
+    ),
+    r"python tools/export\.py .* --dtype int8 .*": (
+        "test_runtimes.py::test_int8_states_what_it_costs"
+    ),
     r"python examples/onnx_inference\.py .*": "test_export.py::test_example_draws_without_torch",
     r"python tools/estimate_memory\.py --table .*": (
         "test_memory_model.py::test_the_page_is_up_to_date"

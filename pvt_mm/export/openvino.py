@@ -70,7 +70,7 @@ def save_openvino(
         calibration: For int8.
 
     Raises:
-        UserError: If OpenVINO does not read the graph.
+        UserError: If OpenVINO does not read the graph, or it does not take the images to fit to.
     """
     openvino = import_openvino()
     try:
@@ -94,9 +94,23 @@ def save_openvino(
     openvino.save_model(model, str(path), compress_to_fp16=False)
 
 
+def _check_shapes(model: Any, inputs: Sequence[Inputs]) -> None:
+    from openvino import PartialShape
+
+    for given in inputs:
+        for name, array in given.items():
+            expected = model.input(name).partial_shape
+            if not expected.compatible(PartialShape(list(array.shape))):
+                raise UserError(
+                    f"--calibrate: the config's pipeline makes {name} of shape {array.shape}, the "
+                    f"graph takes {expected.to_string()}; leave --static out, or give that --shape"
+                )
+
+
 def _quantised(model: Any, calibration: Calibration) -> Any:
     import nncf
 
+    _check_shapes(model, calibration.inputs)
     dataset = nncf.Dataset(list(calibration.inputs))
     common = {
         "preset": nncf.QuantizationPreset.MIXED,
