@@ -12,7 +12,7 @@ SETUP = @$(PYTHON) tools/setup_env.py --venv "$(VENV)" \
 BIN = "$(VENV)/bin"
 
 .DEFAULT_GOAL := help
-.PHONY: help setup setup-dev peers demo test docs lint clean
+.PHONY: help setup setup-dev peers demo test test-all docs lint clean
 
 help: ## show this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' $(firstword $(MAKEFILE_LIST))
@@ -32,6 +32,9 @@ demo: setup ## train, test and draw a small detector on synthetic images
 
 test: peers ## run the test suite; ARGS="-k attention" is handed to pytest
 	@$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile $(ARGS)
+
+test-all: peers ## the same, with what repeats on all models and formats
+	@$(BIN)/python -m pytest --numprocesses=$(JOBS) --dist=loadfile -m "" $(ARGS)
 
 docs: setup-dev ## build the documentation as a site, in site/
 	@$(BIN)/mkdocs build --quiet

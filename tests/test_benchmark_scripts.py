@@ -244,6 +244,7 @@ def test_a_block_without_results_says_so_and_an_unknown_one_is_refused(tmp_path)
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_each_trick_is_left_out_once_and_what_is_measured_stays(tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(tricks, "SHAPES", ((64, 96),))
     out = tmp_path / "tricks.json"

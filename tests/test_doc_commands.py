@@ -99,6 +99,7 @@ FOR_CODE = {
 DATA = {"data/coco": "COCO", "data/ade": "ADE20K", "data/imagenet": "ImageNet"}
 
 COMMANDS = all_commands()
+ABOUT_SPEED = ("benchmarks/README.md", "docs/speed.md")
 UNMARKED = [command for command in COMMANDS if not command.marker]
 
 
@@ -113,11 +114,21 @@ def is_run_here(command):
 
 
 def once(candidates):
-    """Each command once, as parameters; a page may give placeholders another meaning."""
+    """Each command once, as parameters; a page may give placeholders another meaning.
+
+    Those of the pages of speed take long, and run one tool in several ways.
+    """
     chosen = {}
     for command in candidates:
         chosen.setdefault((command.text, "classification" in command.page), command)
-    return [pytest.param(each, id=f"{each.page}:{each.line}") for each in chosen.values()]
+    return [
+        pytest.param(
+            each,
+            id=f"{each.page}:{each.line}",
+            marks=[pytest.mark.exhaustive] if each.page in ABOUT_SPEED else [],
+        )
+        for each in chosen.values()
+    ]
 
 
 PAGE = """

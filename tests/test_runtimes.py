@@ -123,10 +123,9 @@ def test_the_usual_test_measures_an_exported_file(job, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.exhaustive
 def test_onnx_runtime_serves_as_well(job, tmp_path):
     task, config, checkpoint, _ = job
-    if task == "instances":
-        pytest.skip("the same code as for boxes, and recording it takes a minute")
     file = run_export(config, str(checkpoint), out=tmp_path / "tiny.onnx", check=False)
     expected = Predictor(config, checkpoint, score_thr=0.0)(images(task))
     found = Predictor(config, file, score_thr=0.0)(images(task))

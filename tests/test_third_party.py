@@ -35,10 +35,11 @@ SHORT = (
             ("loss_rpn_cls", "loss_cls", "loss_bbox"),
             ("backbone.patch_embed1.proj.weight", "neck.norms.0.weight", "rpn_head.rpn_cls.bias"),
         ),
-        (
+        pytest.param(
             "upernet_pvt_small",
             ("decode.loss_ce", "aux.loss_ce"),
             ("backbone.pos_embed4", "decode_head.psp_modules.0.1.conv.weight"),
+            marks=pytest.mark.exhaustive,
         ),
     ],
 )

@@ -15,6 +15,7 @@ from pvt_mm.training.train import run_train
 
 SIDE = 128  # of the images, in pixels
 ITERATIONS = 3
+LARGE = ("deformable_detr", "mask2former_pvt_v2_b0_lsj")  # in `make test-all`
 
 
 @HOOKS.register_module()
@@ -93,7 +94,13 @@ def set_model(cfg):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", MODERN[::2])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=pytest.mark.exhaustive) if name.startswith(LARGE) else name
+        for name in MODERN[::2]
+    ],
+)
 def test_recipe_trains_on_the_demo_data(name, demo_data, tmp_path):
     torch.manual_seed(0)
     cfg = fresh(name)

@@ -13,6 +13,7 @@ from torch.nn.utils import parametrizations, prune
 from pvt_mm import accelerate, restore
 from pvt_mm.backbones import ARCHS
 
+EXHAUSTIVE = pytest.mark.exhaustive
 KINDS = ("pvt_tiny", "pvt_v2_b0", "pvt_v2_b2_li")
 FAST = [False, True]
 
@@ -77,7 +78,9 @@ def test_every_hook_fires_and_what_it_stored_stays(name, training, fast):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("side", [256, 512])
-@pytest.mark.parametrize("name", ARCHS)
+@pytest.mark.parametrize(
+    "name", [name if name in KINDS else pytest.param(name, marks=EXHAUSTIVE) for name in ARCHS]
+)
 def test_hooks_see_large_maps_whole(name, side):
     model, image = build(name), procedural_image(side, side)
     with torch.no_grad():
@@ -241,7 +244,7 @@ def test_compiles_into_one_graph(name, fast):
         assert largest_difference(compiled(image), model(image)) < 1e-4
 
 
-@pytest.mark.parametrize("side", [64, pytest.param(512, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("side", [64, pytest.param(512, marks=[pytest.mark.slow, EXHAUSTIVE])])
 @pytest.mark.parametrize("name", KINDS)
 def test_function_transforms(name, side):
     """With the MATH backend: PyTorch's fused attention has no second derivative."""

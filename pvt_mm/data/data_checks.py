@@ -259,7 +259,9 @@ def check_model(cfg: Config, source: Source) -> Iterator[Finding]:
                 continue
             # A softmax of boxes has one class more, for what is no object.
             extra = "loss_cls" in head and not node.get("use_sigmoid")
-            wanted = head.get("out_channels") or count + extra
+            # Of a decode head these are scores, of a transformer's head something else.
+            scores = head.get("out_channels") if "loss_decode" in head else None
+            wanted = scores or count + extra
             if len(weights) != wanted:
                 found = f"{path} has {len(weights)} weights in class_weight for {wanted} classes"
                 yield Finding("class-weight", found)

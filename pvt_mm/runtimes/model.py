@@ -72,15 +72,26 @@ class ExportedModel(BaseModel):
         """
         if mode != "predict":
             raise UserError(f"{self.session.path} is an exported file: it predicts, nothing else")
+        size = self.session.batch or len(inputs)  # a static file takes a fixed number of images
+        results = []
+        for start in range(0, len(inputs), size):
+            part = slice(start, start + size)
+            several = {key: value[part] for key, value in other.items()}
+            results += self._predict(inputs[part], (data_samples or [])[part], several)
+        return results
+
+    def _predict(
+        self, inputs: Tensor, samples: list[BaseDataElement], other: dict[str, Any]
+    ) -> list[Any]:
         arrays = {"images": np.ascontiguousarray(inputs.float().cpu().numpy())}
         if self.task == "classification":
             outputs = self.session.run(arrays)
             return classified(outputs, other.get("labels"), other.get("img_path"))
         if self.task == "segmentation":
-            segmented(data_samples, self.session.run(arrays), self.align_corners)
-            return data_samples
+            segmented(samples, self.session.run(arrays), self.align_corners)
+            return samples
         arrays["image_sizes"] = np.array(
-            [sample.img_shape[:2] for sample in data_samples], dtype=np.int64
+            [sample.img_shape[:2] for sample in samples], dtype=np.int64
         )
-        detected(data_samples, self.session.run(arrays), self.session.metadata)
-        return data_samples
+        detected(samples, self.session.run(arrays), self.session.metadata)
+        return samples

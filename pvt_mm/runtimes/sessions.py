@@ -51,12 +51,19 @@ class Session:
         metadata: What the file says of itself, by name; see docs/export.md.
         dtype: What it computes in.
         names: Its outputs.
+        batch: How many images it takes at a time; None for any number.
     """
 
     def __init__(
-        self, path: Path, metadata: Mapping[str, Any], dtype: str, names: tuple[str, ...]
+        self,
+        path: Path,
+        metadata: Mapping[str, Any],
+        dtype: str,
+        names: tuple[str, ...],
+        batch: int | None,
     ) -> None:
-        self.path, self.metadata, self.dtype, self.names = path, metadata, dtype, names
+        self.path, self.metadata, self.dtype = path, metadata, dtype
+        self.names, self.batch = names, batch
 
     @property
     def task(self) -> str:
@@ -124,7 +131,9 @@ class OnnxSession(Session):
             raise _unreadable(path, "ONNX file", error) from error
         entries = self._session.get_modelmeta().custom_metadata_map
         names = tuple(one.name for one in self._session.get_outputs())
-        super().__init__(path, _parsed(entries), "float32", names)
+        batch = self._session.get_inputs()[0].shape[0]  # a name, where any number does
+        fixed = batch if isinstance(batch, int) else None
+        super().__init__(path, _parsed(entries), "float32", names, fixed)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         """Run the graph; see :meth:`Session.run`."""
@@ -163,7 +172,10 @@ class OpenVinoSession(Session):
 
     def _hold(self, compiled: Any, path: Path, metadata: Mapping[str, Any], dtype: str) -> None:
         self._request = compiled.create_infer_request()
-        super().__init__(path, metadata, dtype, tuple(one.any_name for one in compiled.outputs))
+        names = tuple(one.any_name for one in compiled.outputs)
+        batch = compiled.inputs[0].partial_shape[0]
+        fixed = batch.get_length() if batch.is_static else None
+        super().__init__(path, metadata, dtype, names, fixed)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         """Run the graph; see :meth:`Session.run`."""

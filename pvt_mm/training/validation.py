@@ -80,7 +80,10 @@ def _figures(evaluator: Any) -> Iterator[str | None]:
         for one in evaluator:
             yield from _figures(one)
         return
-    kind = str((evaluator or {}).get("type")).rpartition(".")[2]
+    if not isinstance(evaluator, Mapping):
+        yield None
+        return
+    kind = str(evaluator.get("type")).rpartition(".")[2]
     if kind == "CocoMetric":
         yield from _of_coco(evaluator)
     elif kind == "VOCMetric" and evaluator.get("metric", "mAP") == "mAP":
