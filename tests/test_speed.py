@@ -54,6 +54,33 @@ def test_compiled_backbone_takes_every_size(backbone):
                 torch.testing.assert_close(ours, theirs, rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_compiled_inference_predicts_the_same(dtype):
+    """By PyTorch's own compiler, with weights laid out once."""
+    torch.manual_seed(0)
+    arch = {"embed_dims": (32, 64, 160, 256), "depths": (1, 1, 1, 1)}
+    model = torch.nn.Module()
+    model.backbone = PVTv2(arch).eval()
+    images = [torch.randn(1, 3, *size) for size in ((64, 96), (128, 64))]
+    tolerance = 1e-4 if dtype == torch.float32 else 0.1
+    with torch.inference_mode(), torch.autocast("cpu", dtype, enabled=dtype != torch.float32):
+        expected = [model.backbone(image) for image in images]
+        compile_backbone(model, inference=True)
+        for image, maps in zip(images, expected, strict=True):
+            for ours, theirs in zip(model.backbone(image), maps, strict=True):
+                assert (ours - theirs).float().norm() <= tolerance * theirs.float().norm()
+
+
+def test_compiling_for_a_cpu_needs_a_compiler(monkeypatch, tmp_path):
+    model = torch.nn.Module()
+    model.backbone = PVTv2("b0")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    monkeypatch.setenv("CXX", "absent-c++")
+    with pytest.raises(UserError, match="needs a C\\+\\+ compiler.*; install g\\+\\+"):
+        compile_backbone(model)
+
+
 def test_compile_needs_a_backbone():
     with pytest.raises(UserError, match="Linear has no backbone"):
         prepare_speed(type("Runner", (), {"model": torch.nn.Linear(1, 1)}), compile=True)

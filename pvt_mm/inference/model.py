@@ -29,6 +29,7 @@ from pvt_mm.results.palette import fits
 from pvt_mm.runtimes import is_exported, use_exported
 from pvt_mm.training.amp import compute_in_bfloat16
 from pvt_mm.training.matching import load_matching
+from pvt_mm.training.speed import compile_backbone
 
 __all__ = ["LoadedModel", "load_model"]
 
@@ -67,6 +68,7 @@ def load_model(
     device: torch.device,
     cfg_options: Mapping[str, Any] | None = None,
     dtype: str | None = None,
+    compile: bool = False,
 ) -> LoadedModel:
     """Build a config's network and fill it, strictly, from a checkpoint.
 
@@ -78,6 +80,7 @@ def load_model(
         device: Where the network goes.
         cfg_options: Changes of the config, by dotted key.
         dtype: ``'float32'`` or ``'bfloat16'``.
+        compile: Compile the backbone at the first image.
 
     Raises:
         UserError: If a file is missing, the checkpoint does not fit, or the config is of another
@@ -90,6 +93,8 @@ def load_model(
         raise UserError("the config has no test_dataloader whose data set has a pipeline")
     path = str(checkpoint)
     if is_exported(path):
+        if compile:
+            raise UserError("--compile: not for an exported file, which is what it is")
         return _exported(cfg, source, path, device, dtype)
     content = read_once(path)
     if not isinstance(content, dict):
@@ -102,6 +107,8 @@ def load_model(
     network.to(device).eval()
     if dtype and choose_dtype(dtype, device) == "bfloat16":
         compute_in_bfloat16(network, device)
+    if compile:
+        compile_backbone(network, inference=True)
     class_names, colours = _classes(content, source, cfg)
     return LoadedModel(
         network=network,

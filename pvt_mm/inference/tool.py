@@ -261,6 +261,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--tile-overlap", type=float, default=0.25, help="share that neighbours share (0.25)"
     )
     parser.add_argument("--dtype", choices=DTYPES, help="what to compute in")
+    parser.add_argument(
+        "--compile",
+        action="store_true",
+        help="compile the backbone by torch.compile: minutes at the start, faster afterwards",
+    )
     parser.add_argument("--amp", action="store_true", help="mixed precision; on CPUs in bfloat16")
     parser.add_argument(
         "--cfg-options",

@@ -1,5 +1,7 @@
 """Options of the tools that make training and testing faster, and leave the results alone."""
 
+import os
+import shutil
 from argparse import ArgumentParser
 from typing import Any
 
@@ -28,13 +30,16 @@ def add_speed_arguments(parser: ArgumentParser) -> None:
     )
 
 
-def prepare_speed(runner: Runner, channels_last: bool = False, compile: bool = False) -> None:
+def prepare_speed(
+    runner: Runner, channels_last: bool = False, compile: bool = False, inference: bool = False
+) -> None:
     """Apply the options to a built Runner's model.
 
     Args:
         runner: The Runner, before it trains or tests.
         channels_last: See :func:`use_channels_last`.
         compile: See :func:`compile_backbone`.
+        inference: The same.
 
     Raises:
         UserError: If there is no backbone to compile.
@@ -43,7 +48,7 @@ def prepare_speed(runner: Runner, channels_last: bool = False, compile: bool = F
     if channels_last:
         use_channels_last(model)
     if compile:
-        compile_backbone(model)
+        compile_backbone(model, inference)
 
 
 def use_channels_last(model: nn.Module) -> None:
@@ -66,7 +71,7 @@ def use_channels_last(model: nn.Module) -> None:
             )
 
 
-def compile_backbone(model: nn.Module, **options: Any) -> None:
+def compile_backbone(model: nn.Module, inference: bool = False, **options: Any) -> None:
     """Compile the model's backbone for images of any size.
 
     Heads, with their NMS and matching of boxes, would break into many graphs and be compiled anew
@@ -74,13 +79,30 @@ def compile_backbone(model: nn.Module, **options: Any) -> None:
 
     Args:
         model: A detector, segmentor or classifier.
+        inference: Whether it only predicts. On CPUs its weights are then laid out once for
+            oneDNN, which fuses what follows a product into it; a change of them after the first
+            image is not seen any more.
         options: More arguments of ``torch.compile``.
 
     Raises:
-        UserError: If the model has no backbone.
+        UserError: If the model has no backbone, or there is no compiler for C++.
     """
     backbone = getattr(model, "backbone", None)
     if not isinstance(backbone, nn.Module):
         raise UserError(f"--compile: {type(model).__name__} has no backbone to compile")
-    log("the first iterations compile the backbone and take long")
+    parameter = next(backbone.parameters(), None)
+    if parameter is not None and parameter.device.type == "cpu" and "backend" not in options:
+        _check_compiler()
+        if inference:
+            options["options"] = {"freezing": True, **options.get("options", {})}
+    log("the first images compile the backbone and take long")
     backbone.compile(dynamic=True, **options)
+
+
+def _check_compiler() -> None:
+    names = (os.environ.get("CXX"), "c++", "g++", "clang++")
+    if not any(name and shutil.which(name.split()[0]) for name in names):
+        raise UserError(
+            "--compile: on CPUs torch.compile needs a C++ compiler, and neither $CXX nor c++, g++ "
+            "or clang++ is one; install g++, or leave --compile out"
+        )

@@ -97,7 +97,7 @@ def run_test(
     prepare_distributed(cfg)
     without_sharding(cfg)
     runner = build_runner(cfg)
-    prepare_speed(runner, channels_last, compile)
+    prepare_speed(runner, channels_last, compile, inference=True)
     if not exported and dtype and choose_dtype(dtype, get_device()) == "bfloat16":
         compute_in_bfloat16(innermost(runner.model), get_device())
     if show or show_dir is not None:
