@@ -94,9 +94,14 @@ def cache_root() -> Path:
     return Path(base) / "pvt_mm" / "wheels"
 
 
+def wheels_of(pin: str) -> str:
+    """Return the pattern of the names that wheels of a pinned project have."""
+    return pin.partition("==")[0].replace("-", "_") + "-*.whl"
+
+
 def any_wheel(venv: Venv, pin: str) -> bool:
     """Tell whether there is a wheel to try before mmcv must be built."""
-    kept = any(cache_root().glob(f"*-{MACHINE_TAG}/*.whl"))
+    kept = any(cache_root().glob(f"*-{MACHINE_TAG}/{wheels_of(pin)}"))
     return kept or find_wheel(venv, pin) is not None
 
 
@@ -106,16 +111,16 @@ def install(venv: Venv, pin: str, torch: Torch) -> None:
     In this order: what is installed, the wheel of an earlier build, a wheel that pip finds, a
     build from source.
     """
-    wanted = pin.partition("==")[2]
+    name, _, wanted = pin.partition("==")
     known = venv.done().get("mmcv for") == torch.tag
-    if not (known and venv.version("mmcv") == wanted and prove(venv) is None):
+    if not (known and venv.version(name) == wanted and prove(venv) is None):
         _bring_in(venv, pin, torch)
         venv.record("mmcv for", torch.tag)
 
 
 def _bring_in(venv: Venv, pin: str, torch: Torch) -> None:
     cache = cache_root() / torch.tag
-    for wheel in sorted(cache.glob("*.whl")):
+    for wheel in sorted(cache.glob(wheels_of(pin))):
         if _try_wheel(venv, wheel):
             return
         wheel.unlink()
@@ -138,13 +143,14 @@ def _bring_in(venv: Venv, pin: str, torch: Torch) -> None:
 
 def find_wheel(venv: Venv, pin: str) -> Path | None:
     """Return a ready-made wheel from wherever pip looks, or None."""
+    name = pin.partition("==")[0]
     folder = venv.build / "found"
     shutil.rmtree(folder, ignore_errors=True)
-    command = [str(venv.python), "-m", "pip", "download", "--quiet", "--only-binary=mmcv"]
+    command = [str(venv.python), "-m", "pip", "download", "--quiet", f"--only-binary={name}"]
     command += ["--no-deps", "--dest", str(folder), pin]
     with venv.process(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         process.wait()
-    return next(folder.glob("mmcv-*.whl"), None)
+    return next(folder.glob(wheels_of(pin)), None)
 
 
 def build(venv: Venv, pin: str, torch: Torch) -> Path:
@@ -189,7 +195,7 @@ def build(venv: Venv, pin: str, torch: Torch) -> Path:
     command += ["--use-pep517", "--wheel-dir", str(out), str(source)]
     started = time.monotonic()
     code = _run_with_progress(venv, command, env, log)
-    wheel = next(out.glob("mmcv-*.whl"), None)
+    wheel = next(out.glob(wheels_of(pin)), None)
     if code or wheel is None:
         raise SetupError(*build_failure(log))
     say(f"built {wheel.name} in {_clock(time.monotonic() - started)}")
