@@ -38,12 +38,13 @@ test: peers ## run the test suite; ARGS="-k attention" is handed to pytest
 docs: setup-dev ## build the documentation as a site, in site/
 	@$(BIN)/mkdocs build --quiet
 
-lint: setup-dev ## check style and format with ruff, and that imports only go downwards
+lint: setup-dev ## check style and format with ruff, types with mypy, imports against the layers
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/lint-imports --no-cache
+	@$(BIN)/mypy
 
 clean: ## remove the environments and build leftovers; work_dirs and data stay
 	@$(PYTHON) tools/setup_env.py --venv "$(VENV)" --remove
-	@rm -rf build dist pvt_mm.egg-info site .pytest_cache .ruff_cache .hypothesis
+	@rm -rf build dist pvt_mm.egg-info site .pytest_cache .ruff_cache .mypy_cache .hypothesis
 	@find pvt_mm tools tests configs -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

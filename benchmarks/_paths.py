@@ -7,4 +7,4 @@ ROOT = Path(__file__).resolve().parents[1]
 RESULTS = Path(__file__).resolve().parent / "results"
 
 sys.path.insert(0, str(ROOT / "tools"))
-import _checkout  # noqa: E402, F401
+import _environment  # noqa: E402, F401

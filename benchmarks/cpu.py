@@ -20,17 +20,19 @@ import _paths
 from pvt_mm.costs.benchmark.report import SCHEMA, write_json
 from pvt_mm.errors import UserError, run_tool
 
-ALL = "mmdet,timm,transformers"
+ALL = "pvt_mm_plain,mmdet,timm,transformers"
 INFERENCE = "--memory 1 --against"
 TRAINING = "--train --shape 512 512 --batch 2 --memory 1 --against"
 PARTS = {
-    "inference-pvt_small": f"pvt_small {INFERENCE} mmdet,transformers",
+    "inference-pvt_small": f"pvt_small {INFERENCE} pvt_mm_plain,mmdet,transformers",
     "inference-pvt_v2_b0": f"pvt_v2_b0 {INFERENCE} {ALL}",
     "inference-pvt_v2_b2": f"pvt_v2_b2 {INFERENCE} {ALL}",
-    "inference-pvt_v2_b2_li": f"pvt_v2_b2_li {INFERENCE} timm,transformers",
-    "train-pvt_small": f"pvt_small {TRAINING} mmdet,transformers",
+    "inference-224-pvt_v2_b2": f"pvt_v2_b2 --shape 224 224 {INFERENCE} {ALL}",
+    "inference-bfloat16-pvt_v2_b2": f"pvt_v2_b2 --dtype bfloat16 {INFERENCE} {ALL}",
+    "inference-pvt_v2_b2_li": f"pvt_v2_b2_li {INFERENCE} pvt_mm_plain,timm,transformers",
+    "train-pvt_small": f"pvt_small {TRAINING} pvt_mm_plain,mmdet,transformers",
     "train-pvt_v2_b2": f"pvt_v2_b2 {TRAINING} {ALL}",
-    "train-pvt_v2_b2_li": f"pvt_v2_b2_li {TRAINING} timm,transformers",
+    "train-pvt_v2_b2_li": f"pvt_v2_b2_li {TRAINING} pvt_mm_plain,timm,transformers",
     "train-with_cp-pvt_v2_b2": f"pvt_v2_b2 --with-cp {TRAINING} {ALL}",
 }
 
@@ -47,7 +49,8 @@ def measure(parts: Sequence[str], extra: Sequence[str], out: Path, again: bool) 
     Raises:
         UserError: If a part fails; those before it are kept.
     """
-    content = json.loads(out.read_text()) if out.is_file() else {"schema": SCHEMA, "parts": {}}
+    content = json.loads(out.read_text()) if out.is_file() else {"parts": {}}
+    content["schema"] = SCHEMA
     for part in parts:
         if part in content["parts"] and not again:
             print(f"{part}: there already; --again measures it anew", flush=True)

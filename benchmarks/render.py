@@ -31,13 +31,15 @@ def cpu_block(content: dict[str, Any]) -> str:
     blocks, last = [], ""
     for part in content["parts"].values():
         machine = machine_lines(part["machine"])
-        stable = {key: value for key, value in part["machine"].items() if key != "load"}
+        momentary = ("load", "gemm_flops")
+        stable = {key: value for key, value in part["machine"].items() if key not in momentary}
         if stable != last:
             blocks.append(machine)
             last = stable
         title = Case.from_dict(part["result"]["case"]).label
         blocks.append(f"`{part['command']}`: {title}, load {part['machine']['load']}")
-        blocks.append(as_table(COLUMNS, case_rows(part["result"])))
+        rows = case_rows(part["result"], gemm_flops=part["machine"].get("gemm_flops"))
+        blocks.append(as_table(COLUMNS, rows))
     return "\n\n".join(blocks)
 
 

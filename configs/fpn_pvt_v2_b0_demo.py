@@ -12,7 +12,7 @@ image_size = (128, 128)
 channels = 64
 norm_cfg = dict(type="BN", requires_grad=True)
 model = dict(
-    data_preprocessor=dict(size=image_size),
+    data_preprocessor=dict(size=image_size, test_cfg=dict(size_divisor=32)),
     pretrained=None,
     backbone=dict(_delete_=True, type="pvt_mm.PVTv2", arch="b0"),
     neck=dict(in_channels=[32, 64, 160, 256], out_channels=channels),
@@ -43,7 +43,7 @@ dataset = dict(
 )
 train_pipeline = [
     dict(type="LoadImageFromFile"),
-    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="LoadAnnotations"),
     dict(type="Resize", scale=image_size, keep_ratio=True),
     dict(type="RandomFlip", prob=0.5),
     dict(type="PackSegInputs"),
@@ -51,7 +51,7 @@ train_pipeline = [
 test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=image_size, keep_ratio=True),
-    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="LoadAnnotations"),
     dict(type="PackSegInputs"),
 ]
 train_dataloader = dict(

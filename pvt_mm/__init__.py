@@ -17,6 +17,7 @@ __all__ = [
     "__version__",
     "accelerate",
     "restore",
+    "tune_allocator",
 ]
 
 __getattr__, __dir__ = lazily(
@@ -28,6 +29,7 @@ __getattr__, __dir__ = lazily(
         "Predictor": ".inference",
         "accelerate": ".kernels",
         "restore": ".kernels",
+        "tune_allocator": ".allocator",
     },
 )
 

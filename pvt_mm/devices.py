@@ -1,10 +1,19 @@
-"""The device that a tool works on."""
+"""The device that a tool works on, and the number type."""
+
+from functools import cache
+from pathlib import Path
 
 import torch
+from mmengine.logging import print_log
 
 from pvt_mm.errors import UserError
 
-__all__ = ["choose_device"]
+__all__ = ["DTYPES", "choose_device", "choose_dtype", "has_bfloat16"]
+
+DTYPES = ("float32", "bfloat16")
+CPU_INFO = Path("/proc/cpuinfo")
+# Names of the instructions in Linux's list: Intel's and AMD's two, Arm's one.
+BFLOAT16_FLAGS = {"avx512_bf16", "amx_bf16", "bf16"}
 
 
 def choose_device(name: str | torch.device | None) -> torch.device:
@@ -28,3 +37,35 @@ def choose_device(name: str | torch.device | None) -> torch.device:
             reason = "torch finds no GPU; leave the option out for the CPU"
         raise UserError(f"--device {name} cannot be used: {reason}") from error
     return device
+
+
+@cache
+def has_bfloat16(device: str) -> bool:
+    """Whether a kind of device, ``cpu`` or ``cuda``, has instructions for bfloat16."""
+    if device == "cuda":
+        return torch.cuda.is_bf16_supported(including_emulation=False)
+    if not CPU_INFO.is_file():
+        return False
+    return not BFLOAT16_FLAGS.isdisjoint(CPU_INFO.read_text().split())
+
+
+def choose_dtype(dtype: str, device: str | torch.device) -> str:
+    """Return what to compute in: float32 where bfloat16 would be emulated, which is said.
+
+    Args:
+        dtype: What ``--dtype`` says, one of ``DTYPES``.
+        device: Where.
+
+    Raises:
+        UserError: If the number type is unknown.
+    """
+    if dtype not in DTYPES:
+        raise UserError(f"--dtype must be {' or '.join(DTYPES)}, got {dtype!r}")
+    kind = torch.device(device).type
+    if dtype == "bfloat16" and not has_bfloat16(kind):
+        print_log(
+            f"--dtype bfloat16: this {kind.upper()} has no instructions for it; float32 it is",
+            logger="current",
+        )
+        return "float32"
+    return dtype

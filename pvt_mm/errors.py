@@ -16,6 +16,7 @@ __all__ = [
     "DIVERGED_CODE",
     "USER_ERROR_CODE",
     "Diverged",
+    "InputSizeError",
     "Interrupted",
     "UserError",
     "run_tool",
@@ -53,6 +54,10 @@ class DownloadError(CheckpointError):
 
 class UserError(Exception):
     """Something the user gave is wrong; the message says what, and how to mend it."""
+
+
+class InputSizeError(UserError, ValueError):
+    """Images are too small for a network."""
 
 
 class Diverged(Exception):

@@ -1,14 +1,15 @@
-"""Files that are either whole or as they were."""
+"""Files that are either whole or as they were, and names for them."""
 
 from __future__ import annotations
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 
-__all__ = ["PARTIAL", "replacing"]
+__all__ = ["PARTIAL", "replacing", "unique_stem"]
 
 # How the names of files that are being written end; a killed process leaves one behind.
 PARTIAL = ".partial"
@@ -40,6 +41,30 @@ def replacing(path: Path) -> Iterator[Path]:
         _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def unique_stem(path: PurePath, taken: set[str]) -> str:
+    """Name an output by its input's stem; by its folder, too, or a number if that is taken.
+
+    Args:
+        path: The input.
+        taken: The names given so far, to which this one is added.
+    """
+    stem = _file_name(path.stem) or "input"
+    folder = _file_name(path.parent.name)
+    name, number = stem, 1
+    if name.lower() in taken and folder:
+        name = stem = f"{folder}_{stem}"
+    while name.lower() in taken:  # some file systems do not tell capitals from small letters
+        number += 1
+        name = f"{stem}_{number}"
+    taken.add(name.lower())
+    return name
+
+
+def _file_name(text: str) -> str:
+    """Leave out what file systems or shells do not like in a name."""
+    return re.sub(r"[^\w.,()+ -]", "_", text).strip(". ")[:100]
 
 
 def _sync_folder(folder: Path) -> None:

@@ -31,7 +31,10 @@ __all__ = [
 _CLS = "pvt_mm.classification"
 
 MODELS = Registry(
-    "model", parent=MMENGINE_MODELS, scope="pvt_mm", locations=["pvt_mm.backbones", _CLS]
+    "model",
+    parent=MMENGINE_MODELS,
+    scope="pvt_mm",
+    locations=["pvt_mm.backbones", _CLS, "pvt_mm.runtimes.model", "pvt_mm.training.losses"],
 )
 DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="pvt_mm", locations=[_CLS])
 DATA_SAMPLERS = Registry(
@@ -48,6 +51,7 @@ HOOKS = Registry(
         "pvt_mm.training.amp",
         "pvt_mm.training.bad_samples",
         "pvt_mm.training.divergence",
+        "pvt_mm.training.evidence",
         "pvt_mm.training.matching",
         "pvt_mm.training.resuming.checkpointing",
         "pvt_mm.training.resuming.interruption",

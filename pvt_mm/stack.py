@@ -62,19 +62,24 @@ REQUIREMENTS: tuple[Requirement, ...] = (
     ),
 )
 _INDISPENSABLE = ("torch", "mmengine")
+_TOOLBOXES = ("mmdet", "mmseg")  # which need mmcv
 
 
 def check_stack() -> None:
-    """Warn, in one message, of what is missing or out of range.
+    """Warn, in one message, of what is out of range, or missing where something else needs it.
 
-    Nothing is imported: the versions are read from the installed packages' metadata. Only the
-    first process of a distributed job speaks.
+    A toolbox that is not installed was not asked for: configs that need it say so. Nothing is
+    imported: the versions are read from the installed packages' metadata. Only the first process
+    of a distributed job speaks.
 
     Raises:
         ImportError: If torch or mmengine is missing, without which nothing works.
     """
     problems = {r.module: problem for r in REQUIREMENTS if (problem := find_problem(r))}
-    missing = [name for name in _INDISPENSABLE if problems.get(name, "").endswith("not installed")]
+    absent = {name for name, problem in problems.items() if problem.endswith("not installed")}
+    missing = [name for name in _INDISPENSABLE if name in absent]
+    unused = absent & {*_TOOLBOXES, *(("mmcv",) if absent.issuperset(_TOOLBOXES) else ())}
+    problems = {name: problem for name, problem in problems.items() if name not in unused}
     if missing:
         raise ImportError(_message(problems, f"pvt_mm needs {' and '.join(missing)}"))
     if problems and os.environ.get("RANK", "0") == "0":

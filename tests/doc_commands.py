@@ -30,7 +30,8 @@ IN_TEXT = re.compile(
 )
 MARKER = re.compile(r"\b(needs|takes): ([^;`|)\n]+)")
 NEEDS = re.compile(
-    r"COCO|ADE20K|ImageNet|(\d+ )?GPUs?|\d+ machines|network|Docker|Slurm|mmpretrain"
+    r"COCO|ADE20K|ImageNet|(\d+ )?GPUs?|\d+ machines|network|Docker|Slurm"
+    r"|mmpretrain|mmpose|mmrotate"
 )
 TIME = re.compile(r"\d+ (min|h)\b")
 

@@ -87,6 +87,9 @@ def make_workspace(folder: Path) -> None:
     shutil.copytree("work_dirs/detector", "work_dirs/retinanet_pvt_v2_b0_fpn_demo")
     shutil.copy(PLACEHOLDERS["CHECKPOINT"], "epoch_12.pth")
 
+    assert call("tools/prepare_data.py", "data/demo") == 0
+    assert call("tools/new_config.py", "data/demo_prepared", "--model", "retinanet") == 0
+    _save_untrained("my_config.py", Path("work_dirs/my_config/epoch_12.pth"))
     Path("classifier.py").write_text(CLASSIFIER)
     _save_untrained("classifier.py", Path("classifier.pth"))
     _save_untrained("examples/own_data_coco.py", Path("work_dirs/own_data_coco/epoch_12.pth"))

@@ -73,7 +73,23 @@ fpn_pvt_v2_b5_ade20k_40k                  pvt_v2_b5    0.1  4  2e-4      1e-4 -
 fpn_r50_ade20k_40k                        r50          -    4  2e-4      1e-4 -
 fpn_swin_t_ade20k_40k                     swin_t       0.2  4  2e-4      1e-4 -
 """
-columns = [TABLE.split()[column::7] for column in range(7)]
+# The toolboxes' recipes with PVT, by hand from mmdet's and mmseg's configs of the same heads.
+MODERN_TABLE = """
+deformable_detr_pvt_v2_b0_50ep_coco       pvt_v2_b0    0.1  4  2e-4      1e-4 -
+deformable_detr_pvt_v2_b2_50ep_coco       pvt_v2_b2    0.1  4  2e-4      1e-4 -
+dino_pvt_v2_b0_4scale_12ep_coco           pvt_v2_b0    0.1  2  1e-4      1e-4 -
+dino_pvt_v2_b2_4scale_12ep_coco           pvt_v2_b2    0.1  2  1e-4      1e-4 -
+mask2former_pvt_v2_b0_lsj_50ep_coco       pvt_v2_b0    0.1  2  1e-4      0.05 -
+mask2former_pvt_v2_b2_lsj_50ep_coco       pvt_v2_b2    0.1  2  1e-4      0.05 -
+upernet_pvt_v2_b0_ade20k_160k             pvt_v2_b0    0.1  2  6e-5      0.01 -
+upernet_pvt_v2_b2_ade20k_160k             pvt_v2_b2    0.1  2  6e-5      0.01 -
+segformer_pvt_v2_b0_ade20k_160k           pvt_v2_b0    0.1  2  6e-5      0.01 -
+segformer_pvt_v2_b2_ade20k_160k           pvt_v2_b2    0.1  2  6e-5      0.01 -
+mask2former_pvt_v2_b0_ade20k_160k         pvt_v2_b0    0.1  2  1e-4      0.05 -
+mask2former_pvt_v2_b2_ade20k_160k         pvt_v2_b2    0.1  2  1e-4      0.05 -
+"""
+MODERN = MODERN_TABLE.split()[::7]
+columns = [(TABLE + MODERN_TABLE).split()[column::7] for column in range(7)]
 ROWS = {
     name: (weights, drop_path, int(images), float(lr), float(decay), amp == "amp")
     for name, weights, drop_path, images, lr, decay, amp in zip(*columns, strict=True)
@@ -96,6 +112,11 @@ HEADS = {
     "sparse": ("SparseRCNN", 1, dict(start_level=0, num_outs=4)),
     "detr": ("DETR", 0.1, dict(num_outs=1)),
     "fpn": ("EncoderDecoder", None, dict(num_outs=4)),
+    "deformable": ("DeformableDETR", 0.1, dict(num_outs=4)),
+    "dino": ("DINO", 0.1, dict(num_outs=4)),
+    "mask2former": ("Mask2Former", 0.01, {}),
+    "upernet": ("EncoderDecoder", None, {}),
+    "segformer": ("EncoderDecoder", None, {}),
 }
 # By a word of the name: epochs and steps.
 SCHEDULES = {"1x": (12, [8, 11]), "3x": (36, [27, 33]), "50ep": (50, [33])}
@@ -111,7 +132,20 @@ ONE_PER_RECIPE = [
     "sparse_rcnn_pvt_v2_b2_li_fpn_300_proposals_crop_mstrain_480-800_3x_coco",
     "detr_pvt_s_8x2_50ep_coco",
     "fpn_pvt_v2_b2_li_ade20k_40k",
+    *MODERN[::2],
 ]
+
+
+def head_of(name):
+    """Return the model's type, its gradient clip and its neck."""
+    kind, clip, neck = HEADS[name.split("_")[0]]
+    return "EncoderDecoder" if "ade20k" in name else kind, clip, neck
+
+
+def in_channels(model):
+    """Return the channels that the first module after the backbone expects."""
+    after = next(key for key in ("neck", "panoptic_head", "decode_head") if key in model)
+    return model[after].in_channels
 
 
 def read(name, **environment):

@@ -9,7 +9,7 @@ from recipes import (
     BASELINE_CHANNELS,
     BASELINE_WEIGHTS,
     CONFIGS,
-    HEADS,
+    MODERN,
     NAMES,
     ONE_PER_RECIPE,
     PVT_NAMES,
@@ -17,12 +17,15 @@ from recipes import (
     SCHEDULES,
     build_model,
     fresh,
+    head_of,
+    in_channels,
     parsed,
     read,
 )
 from torch import nn
 
 from pvt_mm.backbones import ARCHS
+from pvt_mm.config.loading import load_config
 
 SHORT_SIDES = [480, 512, 544, 576, 608, 640, 672, 704, 736, 768, 800]
 
@@ -49,8 +52,13 @@ def step_of(pipeline, kind):
 
 def test_the_recipes_and_the_baselines_are_all_there():
     assert sorted(ROWS) == NAMES
-    assert len(PVT_NAMES) == 45
-    assert len(NAMES) == 51
+    papers = set(PVT_NAMES) - set(MODERN)
+    assert (len(papers), len(MODERN)) == (45, 12)
+    assert len(set(NAMES) - set(PVT_NAMES)) == 6
+    for page in ("README.md", "CHANGELOG.md"):
+        text = " ".join((CONFIGS.parent / page).read_text().split())
+        assert "45 configs of the papers' recipes" in text, page
+        assert "12 of the toolboxes' recipes" in text, page
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -67,18 +75,22 @@ def test_optimizer_and_batch(name):
     _, _, images, lr, decay, amp = ROWS[name]
     cfg = parsed(name)
     wrapper = cfg.optim_wrapper
-    assert wrapper.optimizer == dict(
-        type="AdamW", lr=pytest.approx(lr, rel=1e-4), weight_decay=decay
+    defaults = dict(eps=1e-8, betas=(0.9, 0.999))  # Mask2Former's recipes write them down
+    assert {**defaults, **wrapper.optimizer} == dict(
+        type="AdamW",
+        lr=pytest.approx(lr, rel=1e-4),
+        weight_decay=decay,
+        **defaults,
     )
     assert wrapper.type == ("pvt_mm.AmpOptimWrapper" if amp else "OptimWrapper")
     assert wrapper.get("loss_scale") == ("dynamic" if amp else None)
-    clip = HEADS[name.split("_")[0]][1]
+    clip = head_of(name)[1]
     assert (wrapper.get("clip_grad") or {}).get("max_norm") == clip
     assert cfg.train_dataloader.batch_size == images
     assert cfg.auto_scale_lr == dict(enable=False, base_batch_size=8 * images)
 
 
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", sorted(set(NAMES) - set(MODERN)))
 def test_schedule(name):
     cfg = parsed(name)
     if "ade20k" in name:
@@ -109,16 +121,55 @@ def test_schedule(name):
         )
 
 
+# Of mmdet's and mmseg's configs of these heads: length, interval of validation, warm-up, decay.
+MODERN_SCHEDULES = {
+    "deformable_detr": (50, 1, 0, [40]),
+    "dino": (12, 1, 0, [11]),
+    "mask2former_coco": (368750, 5000, 0, [327778, 355092]),
+    "upernet": (160000, 16000, 1500, 1.0),
+    "segformer": (160000, 16000, 1500, 1.0),
+    "mask2former_ade20k": (160000, 5000, 0, 0.9),
+}
+
+
+@pytest.mark.parametrize("name", MODERN)
+def test_schedule_of_the_toolboxes(name):
+    cfg = parsed(name)
+    data = "ade20k" if "ade20k" in name else "coco"
+    head = name.split("_pvt")[0]
+    length, interval, warm_up, decay = (
+        MODERN_SCHEDULES.get(head) or MODERN_SCHEDULES[f"{head}_{data}"]
+    )
+    loop, checkpoint = cfg.train_cfg, cfg.default_hooks.checkpoint
+    by_epoch = length < 1000
+    assert loop.type == f"pvt_mm.Resumable{'Epoch' if by_epoch else 'Iter'}Loop"
+    assert (loop.max_epochs if by_epoch else loop.max_iters) == length
+    assert loop.val_interval == checkpoint.interval == interval
+    assert checkpoint.type == "pvt_mm.SafeCheckpointHook"
+    schedules = cfg.param_scheduler
+    *first, last = schedules if isinstance(schedules, list) else [schedules]
+    assert [(one.type, one.begin, one.end) for one in first] == (
+        [("LinearLR", 0, warm_up)] if warm_up else []
+    )
+    assert (last.begin, last.end, last.by_epoch) == (warm_up, length, by_epoch)
+    assert (last.milestones if last.type == "MultiStepLR" else last.power) == decay
+
+
 @pytest.mark.parametrize("name", NAMES)
 def test_model(name):
     weights, drop_path, *_ = ROWS[name]
     cfg = parsed(name)
-    detector, _, neck = HEADS[name.split("_")[0]]
+    detector, _, neck = head_of(name)
     backbone = cfg.model.backbone
     assert cfg.default_scope == ("mmseg" if "ade20k" in name else "mmdet")
-    assert cfg.custom_imports == dict(imports=["pvt_mm"], allow_failed_imports=False)
+    imports = ["pvt_mm"]
+    if name.startswith("mask2former") and "ade20k" in name:
+        imports.append("mmdet.models")  # as mmseg's own config
+    assert cfg.custom_imports == dict(imports=imports, allow_failed_imports=False)
     assert cfg.model.type == detector
-    assert set(find(cfg.model, "num_classes")) == {150 if "ade20k" in name else 80}
+    counts = set(find(cfg.model, "num_classes")) | set(find(cfg.model, "num_things_classes"))
+    assert counts == {150 if "ade20k" in name else 80}
+    assert set(find(cfg.model, "num_stuff_classes")) <= {0}
     assert not cfg.model.get("pretrained")
     assert backbone.init_cfg.type == "Pretrained"
     if weights in ARCHS:
@@ -135,8 +186,9 @@ def test_model(name):
         assert str(backbone.get("drop_path_rate", "-")) == drop_path
         channels = BASELINE_CHANNELS[weights]
     levels = backbone.get("out_indices", (0, 1, 2, 3))
-    assert cfg.model.neck.in_channels == [channels[level] for level in levels]
-    assert levels == ((3,) if detector == "DETR" else (0, 1, 2, 3)) or weights == "swin_t"
+    assert in_channels(cfg.model) == [channels[level] for level in levels]
+    usual = {"DETR": (3,), "DeformableDETR": (1, 2, 3), "DINO": (1, 2, 3)}
+    assert levels == usual.get(detector, (0, 1, 2, 3)) or weights == "swin_t"
     skipped = levels[0] if weights == "swin_t" else 0
     for key, value in neck.items():
         expected = value - skipped if key == "start_level" else value
@@ -153,7 +205,10 @@ def test_builds(name):
         assert type(model.backbone).__module__.startswith("pvt_mm.")
     else:
         assert type(model.backbone).__module__.startswith(cfg.default_scope)
-    convs = model.neck.convs if name.startswith("detr") else model.neck.lateral_convs
+    if "neck" not in cfg.model:  # whose heads are tried with real maps in test_configs_train.py
+        return
+    mapper = cfg.model.neck.type == "ChannelMapper"
+    convs = model.neck.convs if mapper else model.neck.lateral_convs
     start = cfg.model.neck.get("start_level", 0)
     assert [layer.conv.in_channels for layer in convs] == cfg.model.neck.in_channels[start:]
 
@@ -187,12 +242,29 @@ def test_scales(name):
     assert step_of(train, "RandomFlip").prob == 0.5
     if "1x" in name:
         assert step_of(train, "Resize").scale == scale
-    if "50ep" in name:
+    if name.startswith("detr"):
         sides = step_of(train, "RandomChoiceResize").scales
         assert sides == [(1333, side) for side in (640, 672, 704, 736, 768, 800)]
-    if "ade20k" in name:
+    if "lsj" in name:
         resize, crop = step_of(train, "RandomResize"), step_of(train, "RandomCrop")
-        assert (resize.scale, resize.ratio_range) == (scale, (0.5, 2.0))
+        assert (resize.scale, resize.ratio_range) == ((1024, 1024), (0.1, 2.0))
+        assert (crop.crop_size, crop.crop_type) == ((1024, 1024), "absolute")
+        (pad,) = cfg.model.data_preprocessor.batch_augments
+        assert (pad.type, pad.size) == ("BatchFixedSizePad", (1024, 1024))
+    if name.startswith(("dino", "deformable")):
+        plain, crop = step_of(train, "RandomChoice").transforms
+        assert plain[0].scales == crop[2].scales == [(side, 1333) for side in SHORT_SIDES]
+        assert crop[0].scales == [(400, 4200), (500, 4200), (600, 4200)]
+        assert crop[1].crop_size == (384, 600)
+    if "ade20k" in name:
+        crop = step_of(train, "RandomCrop")
+        if name.startswith("mask2former"):
+            shortest = step_of(train, "RandomChoiceResize")
+            assert (shortest.resize_type, shortest.max_size) == ("ResizeShortestEdge", 2048)
+            assert (min(shortest.scales), max(shortest.scales)) == (256, 1024)
+        else:
+            resize = step_of(train, "RandomResize")
+            assert (resize.scale, resize.ratio_range) == (scale, (0.5, 2.0))
         assert (crop.crop_size, crop.cat_max_ratio) == ((512, 512), 0.75)
         assert step_of(train, "PhotoMetricDistortion")
 
@@ -275,6 +347,45 @@ def test_detr_trains_its_backbone_ten_times_slower():
     rest = {groups[id(parameter)]["lr"] for parameter in model.encoder.parameters()}
     assert max(backbone) == min(backbone) == pytest.approx(1e-5)
     assert rest == {1e-4}
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_what_mmengine_writes_of_it_is_read(name, tmp_path):
+    """As training leaves it in the work directory, values of helpers included."""
+    fresh(name).dump(tmp_path / "config.py")
+    assert load_config(tmp_path / "config.py").model == parsed(name).model
+
+
+@pytest.mark.parametrize("name", MODERN)
+def test_multipliers_of_the_toolboxes(name):
+    """Learning rates and weight decays, parameter by parameter, as the toolboxes set them."""
+    cfg, (model, groups) = parsed(name), param_groups(name)
+    optimizer = cfg.optim_wrapper.optimizer
+    norm_types = (nn.LayerNorm, nn.GroupNorm, nn.modules.batchnorm._BatchNorm)
+    head = name.split("_pvt")[0]
+    found = {}
+    for prefix, module in model.named_modules():
+        for key, parameter in module.named_parameters(prefix, recurse=False):
+            group = groups[id(parameter)]
+            where = "backbone" if key.startswith("backbone.") else "rest"
+            if "sampling_offsets" in key or "reference_points" in key:
+                where = "points"
+            if key.endswith(("query_embed.weight", "query_feat.weight", "level_embed.weight")):
+                where = "queries"
+            kind = "norms" if isinstance(module, norm_types) else "others"
+            rate = group["lr"] / optimizer.lr, group["weight_decay"] / optimizer.weight_decay
+            found.setdefault((where, kind), set()).add(tuple(round(part, 6) for part in rate))
+    slow = 0.1 if head in ("deformable_detr", "dino", "mask2former") else 1
+    free = 1 if head in ("deformable_detr", "dino") else 0
+    assert found["backbone", "others"] == {(slow, 1)}
+    assert found["backbone", "norms"] == {(slow, free)}
+    fast = 10 if head == "segformer" else 1
+    assert found["rest", "others"] == {(fast, 1)}
+    assert found["rest", "norms"] == {(fast, 0 if head == "mask2former" else 1)}
+    if head == "deformable_detr":
+        assert found["points", "others"] == {(0.1, 1)}
+    if head == "mask2former":
+        assert found["queries", "others"] == {(1, 0)}
 
 
 @pytest.mark.parametrize("slash", ["", "/"])

@@ -78,6 +78,8 @@ EXTRA = {
     "tools/export.py": ["--static", "--shape", "64", "64"],
     "tools/get_flops.py": ["--shape", "64"],
     "tools/make_demo_data.py": ["--out", "made", "--train", "2", "--val", "2", "--size", "64"],
+    "tools/new_config.py": ["--overwrite"],
+    "tools/prepare_data.py": ["--overwrite"],
     "tools/visualize_attention.py": ["--max-size", "128"],
 }
 TOOL = re.compile(r"(?:(?P<before>[^|]+) \| )?python (?P<tool>tools/\w+\.py) ?(?P<rest>.*)")

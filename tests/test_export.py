@@ -369,6 +369,28 @@ def test_check_refuses_other_numbers(tmp_path):
         compare(exportable, path, "pt2", [(1, 64, 96)])
 
 
+@pytest.mark.parametrize(
+    ("names", "outputs", "shows"),
+    [
+        (("boxes", "scores", "labels"), ([[[0] * 4]], [[0.0]], [[-1]]), False),
+        (("boxes", "scores", "labels"), ([[[0, 0, 5, 5]]], [[0.4]], [[2]]), True),
+        (("labels",), ([[[3, 3], [3, 3]]],), False),
+        (("labels",), ([[[3, 3], [3, 1]]],), True),
+        (("logits",), ([[0.0, 0.0]],), True),
+    ],
+)
+def test_agreement_on_nothing_is_no_agreement(names, outputs, shows, tmp_path):
+    class Same(nn.Module):
+        def forward(self, images):
+            return tuple(torch.tensor(one) + 0 * images.sum().to(torch.int64) for one in outputs)
+
+    exportable = Exportable(Same(), "", names)
+    program = torch.export.export(exportable.module, (torch.zeros(1, 3, 64, 64),))
+    torch.export.save(program, tmp_path / "same.pt2")
+    found = compare(exportable, tmp_path / "same.pt2", "pt2", [(1, 64, 64)])
+    assert found == {(1, 64, 64): 0.0 if shows else None}
+
+
 def test_difference_of_nothing_and_of_other_shapes():
     nothing = [np.zeros((0, 4))]
     assert largest_difference(("boxes",), nothing, nothing) == 0
@@ -380,7 +402,7 @@ def test_difference_of_nothing_and_of_other_shapes():
 @pytest.mark.parametrize(
     "options, message",
     [
-        ({"format": "onxx"}, "format 'onxx' is unknown; known are onnx, pt2"),
+        ({"format": "onxx"}, "format 'onxx' is unknown; known are onnx, openvino, pt2"),
         ({"opset": 9}, "opset 9: expected 18 to 23"),
         ({"shape": (16, 64)}, "both sides must be at least 32"),
     ],

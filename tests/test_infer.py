@@ -108,6 +108,21 @@ def test_detections_are_those_of_the_scenes(folder, capsys, options):
     assert "5 objects" in capsys.readouterr().out
 
 
+def test_images_that_the_network_cannot_take_are_left_out_by_name(folder, capsys):
+    """Of 4000 x 1 pixels the pipeline's resizing leaves none; the others are predicted."""
+    cv2.imwrite("images/1.png", np.zeros((1, 4000, 3), np.uint8))
+    resize = "dict(type='Resize', scale=(300, 300), keep_ratio=True)"
+    with open("mmdet.py", "a") as file:
+        file.write(f"\ntest_dataloader['dataset']['pipeline'].insert(1, {resize})\n")
+    code, summary = infer("images", "--batch-size", "3")
+    assert code == 1 and summary["images"] == 2
+    assert names_in("out/vis") == ["0.jpg", "2.jpg"]
+    (failed,) = summary["failed"]
+    assert failed["input"] == "images/1.png"
+    assert "the pipeline cannot take 4000 x 1 pixels" in failed["reason"]
+    assert "error: images/1.png: the pipeline cannot take" in capsys.readouterr().err
+
+
 def test_label_maps(folder):
     code, summary = infer("images", "--tile", "64", task="mmseg")
     assert code == 0

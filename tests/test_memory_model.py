@@ -14,7 +14,7 @@ from torch import nn
 
 from pvt_mm.backbones import PVTv2
 from pvt_mm.costs.memory import count_activations, estimate
-from pvt_mm.costs.memory.cli import main, table
+from pvt_mm.costs.memory.cli import main, table, train_shape
 from pvt_mm.costs.memory.estimate import GIB, OVERHEAD
 from pvt_mm.costs.memory.hours import training_hours, training_images
 
@@ -86,14 +86,53 @@ def page():
 
 
 def test_the_page_has_every_recipe():
-    rows = re.findall(r"^\| `(\w[\w-]*)` \| \d+ \| [\d.]+ \| [\d.]+ \| \d+ \|$", *page())
+    figure = r"(?:[\d.]+|not estimated)"
+    rows = re.findall(rf"^\| `(\w[\w-]*)` \| \d+ \| {figure} \| {figure} \| \d+ \|$", *page())
     classifiers = [path.stem for path in CONFIGS.glob("*_in1k.py")]
     assert sorted(rows) == sorted([*NAMES, *classifiers])
 
 
-@pytest.mark.parametrize("name", ["retinanet_pvt_v2_b0_fpn_1x_coco", "fpn_pvt_t_ade20k_40k"])
+@pytest.mark.parametrize(
+    "name",
+    [
+        "retinanet_pvt_v2_b0_fpn_1x_coco",
+        "fpn_pvt_t_ade20k_40k",
+        "upernet_pvt_v2_b0_ade20k_160k",
+        "deformable_detr_pvt_v2_b0_50ep_coco",
+    ],
+)
 def test_the_page_is_up_to_date(name):
     assert table([str(CONFIGS / f"{name}.py")])[2] in PAGE.read_text()
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "dino_pvt_v2_b0_4scale_12ep_coco",
+        "mask2former_pvt_v2_b0_lsj_50ep_coco",
+        "mask2former_pvt_v2_b0_ade20k_160k",
+    ],
+)
+def test_deformable_attention_is_not_passed_over(name, capsys):
+    """Nor is the row of the table a figure without the greater part."""
+    assert main([str(CONFIGS / f"{name}.py")]) == 2
+    assert "deformable attention" in capsys.readouterr().err
+    assert table([str(CONFIGS / f"{name}.py")])[2].count("not estimated") == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        # Resized to 4200x600 at most only before the crop.
+        ("dino_pvt_v2_b0_4scale_12ep_coco", (800, 1344)),
+        ("mask2former_pvt_v2_b0_lsj_50ep_coco", (1024, 1024)),
+        ("atss_pvt_v2_b2_fpn_3x_mstrain_fp16", (800, 1344)),
+        ("retinanet_pvt_s_fpn_1x_coco_640", (640, 1088)),
+        ("upernet_pvt_v2_b0_ade20k_160k", (512, 512)),
+    ],
+)
+def test_largest_images_of_a_pipeline(name, shape):
+    assert train_shape(read(name)) == shape
 
 
 class Model(nn.Module):

@@ -19,6 +19,7 @@ from pvt_mm.config.loading import check_options, drop_pretrained, load_config
 from pvt_mm.data.dataset_sources import Source
 from pvt_mm.errors import UserError
 from pvt_mm.training import distributed, test, train
+from pvt_mm.visualization import browse
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 DETECTOR = str(CONFIGS / "retinanet_pvt_v2_b0_fpn_1x_coco.py")
@@ -73,6 +74,7 @@ def place(tmp_path, monkeypatch):
     write_coco(tmp_path / "coco")
     write_ade(tmp_path / "ade")
     torch.save({"state_dict": {}}, tmp_path / "good.pth")
+    (tmp_path / "coco" / "data.yaml").write_text("names: [bolt]")
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("COCO_ROOT", str(tmp_path / "coco"))
     monkeypatch.setenv("ADE20K_ROOT", str(tmp_path / "ade"))
@@ -121,6 +123,50 @@ def test_sound_test_starts_without_training_data(place, config):
     shutil.rmtree(place / "ade" / "images" / "training")
     with pytest.raises(Started):
         test.main([config, "good.pth", "--work-dir", "out"])
+
+
+def test_pictures_may_be_replaced(place):
+    with pytest.raises(Started):
+        test.main([DETECTOR, "good.pth", "--show-dir", "coco", "--overwrite"])
+
+
+@pytest.mark.parametrize("part", ["dataloader", "cfg", "evaluator"])
+def test_a_validation_without_one_of_its_parts_is_left_out(place, monkeypatch, part):
+    seen = []
+
+    def start(cfg):
+        seen.append([cfg[f"val_{name}"] for name in ("dataloader", "cfg", "evaluator")])
+        raise Started
+
+    monkeypatch.setattr(train, "build_runner", start)
+    with pytest.raises(Started):
+        train.main([DETECTOR, "--cfg-options", FROM_SCRATCH, f"val_{part}=None"])
+    assert seen == [[None] * 3]
+
+
+@pytest.mark.parametrize("name", ["coco/bbox_mAP_50", "auto"])
+def test_checkpoints_by_a_known_figure(place, name):
+    best = f"default_hooks.checkpoint.save_best={name}"
+    with pytest.raises(Started):
+        train.main([DETECTOR, "--cfg-options", FROM_SCRATCH, best])
+
+
+def without_annotations(place):
+    path = place / "coco/annotations/instances_val2017.json"
+    content = json.loads(path.read_text())
+    del content["annotations"]
+    path.write_text(json.dumps(content))
+
+
+@pytest.mark.parametrize("format_only", [True, False])
+def test_images_without_annotations_are_tested_for_others_to_score(place, capsys, format_only):
+    without_annotations(place)
+    argv = [DETECTOR, "good.pth", "--cfg-options", f"test_evaluator.format_only={format_only}"]
+    if format_only:
+        with pytest.raises(Started):
+            test.main([*argv, "test_evaluator.outfile_prefix=out"])
+    else:
+        assert "has no list 'annotations'" in refused(capsys, test.main, argv)
 
 
 def test_training_without_validation_needs_no_validation_data(place):
@@ -262,6 +308,36 @@ COMMAND_FAULTS = {
     "remote": (test.main, [DETECTOR, "https://example.org/a.pth"], "https://example.org/a.pth"),
     "detection --out": (test.main, [DETECTOR, "good.pth", "--out", "folder"], "*.pkl"),
     "segmentation --out": (test.main, [SEGMENTOR, "good.pth", "--out", "a.pkl"], "a folder"),
+    "filled --show-dir": (
+        test.main,
+        [DETECTOR, "good.pth", "--show-dir", "coco"],
+        "--show-dir coco is not empty; --overwrite replaces",
+    ),
+    "filled --out-dir": (
+        browse.main,
+        [DETECTOR, "--out-dir", "coco"],
+        "--out-dir coco is not empty; --overwrite replaces",
+    ),
+    "no evaluator": (
+        test.main,
+        [DETECTOR, "good.pth", "--cfg-options", "test_evaluator=None"],
+        "no test_evaluator",
+    ),
+    "YOLO": (
+        train.main,
+        [DETECTOR, "--cfg-options", FROM_SCRATCH, "train_dataloader.dataset.ann_file=data.yaml"],
+        "data.yaml is YAML, as YOLO has it, not COCO's JSON; `python tools/prepare_data.py ",
+    ),
+    "best by an unknown figure": (
+        train.main,
+        [DETECTOR, "--cfg-options", "default_hooks.checkpoint.save_best=bbox_mAP"],
+        "save_best is 'bbox_mAP', which the validation does not measure; did you mean coco/bbox_mA",
+    ),
+    "best of pixels": (
+        train.main,
+        [SEGMENTOR, "--cfg-options", "default_hooks.checkpoint.save_best=miou"],
+        "save_best is 'miou', which the validation does not measure; did you mean mIoU?",
+    ),
     "masks": (test.main, [MASK_DETECTOR, "good.pth", "--tta"], "--tta"),
     "no test data": (
         test.main,
@@ -403,6 +479,24 @@ def test_helpers_that_nothing_uses_are_said(place, lines, said):
         load_config(config)
     messages = [call.args[0] for call in log.call_args_list]
     assert [said in message for message in messages] == ([True] if said else [])
+    assert all(call.kwargs["level"] == logging.WARNING for call in log.call_args_list)
+
+
+@pytest.mark.parametrize("config", [DETECTOR, SEGMENTOR])
+def test_configs_that_a_run_wrote_are_read(place, config):
+    """They hold every helper of their bases, such as mmseg's optimizer."""
+    Config.fromfile(config).dump(place / "dumped.py")
+    with patch("pvt_mm.config.unread.print_log") as log:
+        load_config(place / "dumped.py")
+    assert not log.called
+
+
+def test_a_whole_config_with_an_unused_helper_is_read(place):
+    """As a run of mmseg's dumps it: the names that its bases used are values of their own."""
+    config = place / "dumped.py"
+    text = "model = dict(type='EncoderDecoder')\noptimizer = dict(type='AdamW', lr=1)\nbatch = 4\n"
+    config.write_text(text + "optim_wrapper = dict(optimizer=dict(type='AdamW', lr=1))\n")
+    assert load_config(config).optim_wrapper.optimizer.type == "AdamW"
 
 
 @pytest.mark.parametrize("scale", [True, 3, "ab", ("a", "b"), (1, 2, 3)])
@@ -442,10 +536,28 @@ def test_other_errors_keep_their_traceback(place, monkeypatch):
         "optim_wrapper.clip_grad.max_norm",
         "randomness.seed",
         "train_dataloader.dataset.indices",
+        "model.bbox_head.loss_cls.reduction",
     ],
 )
 def test_new_keys_are_legal(key):
     check_options(Config.fromfile(DETECTOR), {key: 1})
+
+
+@pytest.mark.parametrize(
+    ("key", "legal"),
+    [
+        ("model.decode_head.loss_decode.class_weight", True),  # beside loss_weight
+        ("model.decode_head.loss_decode.class_weigth", False),
+        ("model.decode_head.loss_decode.loss_weigth", False),
+    ],
+)
+def test_arguments_of_a_class_are_no_typing_errors(key, legal):
+    cfg = Config.fromfile(SEGMENTOR)
+    if legal:
+        check_options(cfg, {key: [1.0, 2.0]})
+    else:
+        with pytest.raises(UserError, match="did you mean"):
+            check_options(cfg, {key: [1.0, 2.0]})
 
 
 def test_work_dir_by_priority(place):

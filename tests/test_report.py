@@ -55,6 +55,11 @@ System environment:
 Runtime environment:
     seed: 7
 ------------------------------------------------------------
+2026/01/01 10:30:00 - mmengine - WARNING - coco/bbox_mAP 0.500, what it rests on: of the first
+2026/01/01 10:30:00 - mmengine - INFO - Epoch(val) [1][8/8]    coco/bbox_mAP: 0.5000
+2026/01/01 11:00:00 - mmengine - INFO - Epoch(val) [2][8/8]    eta: 0:00:00  time: 0.1
+2026/01/01 11:00:00 - mmengine - WARNING - coco/bbox_mAP 0.250, what it rests on: of the last
+2026/01/01 11:00:00 - mmengine - INFO - Epoch(val) [2][8/8]    coco/bbox_mAP: 0.2500
 2026/01/01 11:30:05 - mmengine - INFO - done
 """
 
@@ -213,6 +218,8 @@ def test_detection_counts_what_was_planted(tmp_path):
 def test_run_metrics_and_curves(tmp_path):
     page = report(detection(tmp_path / "run", ("cat", "dog", "cow"), FOUND), "--images", 0)
     assert page.table("metric") == [["coco/bbox_mAP", "0.250", "0.500", "1"]]
+    notes = [text for text in page.texts if "what it rests on" in text]
+    assert notes == ["coco/bbox_mAP 0.250, what it rests on: of the last."]
     facts = {row[0]: row[1] for table in page.tables for row in table if len(row) == 2}
     assert facts["Started"] == "2026-01-01 10:00" and facts["Ran for"] == "1:30:05"
     assert facts["PyTorch"] == "2.13.0" and facts["Seed"] == "7"
@@ -242,6 +249,7 @@ def test_nothing_detected(tmp_path):
     page = report(detection(tmp_path / "run", ("cat", "dog", "cow"), ([], [])))
     assert [row[1] for row in page.table("class")] == ["0.000"] * 3
     assert [row[1] for row in page.table("true")] == ["(nothing)"] * 3
+    assert "What they rest on: nothing was found, of 6 objects." in page.texts
 
 
 def segmentation(path, classes):
@@ -274,6 +282,7 @@ def test_segmentation_counts_what_was_planted(tmp_path):
     assert page.table("true") == [[HOSTILE, "road", str(lost), f"{100 - share:.1f}%"]]
     text = "".join(page.texts)
     bad = 100 * ((each / 2 - lost) / (each / 2))
+    assert "What they rest on: road predicted, but not in the label maps: counts as 0." in text
     assert f"bad.png: {(100 + bad) / 3:.2f}. IoU: {HOSTILE} {bad:.0f}%, sky 100%; " in text
     assert "not there: road" in text and "good.png: 100.00" in text
     assert re.search(rf"mIoU\s+{(100 + share) / 3:.2f}", text)

@@ -14,7 +14,7 @@ from envsetup.venv import SetupError, Venv
 def project(tmp_path):
     folder = tmp_path / "project"
     folder.mkdir()
-    for name in ("requirements.txt", "requirements-peers.txt"):
+    for name in ("requirements.txt", "requirements-peers.txt", "requirements-projects.txt"):
         (folder / name).write_text("")
     return folder
 
@@ -26,8 +26,9 @@ def setup(tmp_path, project, monkeypatch):
     main.site.mkdir(parents=True)
     setup = peers.PeersSetup(main, project)
     setup.installed = []
-    monkeypatch.setattr(setup, "packages", lambda: setup.installed.append("packages"))
-    setup.steps[2] = (*setup.steps[2][:2], setup.packages)
+    for index, name in ((2, "packages"), (3, "projects")):
+        monkeypatch.setattr(setup, name, lambda name=name: setup.installed.append(name))
+        setup.steps[index] = (*setup.steps[index][:2], getattr(setup, name))
     return setup
 
 
@@ -50,17 +51,21 @@ def test_layers_and_what_is_remembered(setup, project, tmp_path):
     (tmp_path / "editable" / "own.py").write_text("")
     (setup.main.site / "own.pth").write_text(str(tmp_path / "editable"))
     setup.run()
-    assert setup.installed == ["packages"] and pending(setup, project) == []
+    assert setup.installed == ["packages", "projects"] and pending(setup, project) == []
     (setup.venv.site / "both.py").write_text("origin = 'peers'\n")
     done = python(setup.venv, "import both, main_only, own; print(both.origin)")
     assert done.stdout == "peers\n", done.stderr
     setup.run()
-    assert setup.installed == ["packages"]
+    assert setup.installed == ["packages", "projects"]
 
 
 @pytest.mark.parametrize(
     ("file", "expected"),
-    [("requirements.txt", ["packages"]), ("requirements-peers.txt", ["packages"])],
+    [
+        ("requirements.txt", ["packages", "projects"]),
+        ("requirements-peers.txt", ["packages", "projects"]),
+        ("requirements-projects.txt", ["projects"]),
+    ],
 )
 def test_changed_pins_repeat_the_installation(setup, project, file, expected):
     setup.run()
@@ -73,7 +78,20 @@ def test_another_main_environment_repeats_everything(setup, project):
     setup.main = Venv(setup.main.root.with_name("other"))
     again = peers.PeersSetup(setup.main, project)
     again.venv = setup.venv
-    assert [name for name, _, _ in again.pending()] == ["venv", "layer", "packages"]
+    assert [name for name, _, _ in again.pending()] == ["venv", "layer", "packages", "projects"]
+
+
+def test_projects_that_do_not_install_stop_nothing(setup, project, monkeypatch, capsys):
+    """The real step, whose pip fails after it has written a part."""
+    folder = setup.venv.root / "projects"
+
+    def fail(*command):
+        folder.mkdir(parents=True)
+        raise SetupError("xtcocotools: no compiler")
+
+    monkeypatch.setattr(setup.main, "pip", fail)
+    peers.PeersSetup.projects(setup)
+    assert "no compiler" in capsys.readouterr().out and not folder.exists()
 
 
 def test_remove_takes_both(setup, tmp_path):

@@ -87,13 +87,23 @@ def test_out_of_range_is_named(installed, distribution, version, says):
 
 
 def test_all_problems_come_in_one_warning(installed):
-    del installed["mmdet"], installed["mmcv"]
+    del installed["mmcv"]
+    installed["mmdet"] = "2.28.0"
     installed["mmsegmentation"] = "0.30.0"
     message = warning()
     assert "mmcv is not installed (for detection and segmentation)" in message
-    assert "mmdet is not installed (for detection)" in message
+    assert "mmdet 2.28.0 is out of range" in message
     assert "mmseg 0.30.0 is out of range" in message
     assert "torch" not in message and "mmengine" not in message
+
+
+@pytest.mark.parametrize(
+    "absent", [("mmdet",), ("mmsegmentation",), ("mmdet", "mmsegmentation", "mmcv")]
+)
+def test_toolboxes_that_nobody_asked_for_are_not_missed(installed, absent):
+    for name in absent:
+        del installed[name]
+    silent()
 
 
 @pytest.mark.parametrize("name", ["torch", "mmengine"])
@@ -113,7 +123,7 @@ def test_forks_are_accepted(installed):
 
 
 def test_only_the_first_process_speaks(installed, monkeypatch):
-    del installed["mmdet"]
+    installed["mmdet"] = "2.28.0"
     monkeypatch.setenv("RANK", "1")
     silent()
 

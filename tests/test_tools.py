@@ -178,7 +178,10 @@ def test_detection_writes_predictions_and_pictures(folder, detector):
 
 def assert_drawn_beside(picture, image):
     """Annotations on the left, predictions on the right, both drawn into the image."""
-    original = np.asarray(Image.open(image).convert("RGB"), np.int32)
+    scale = 8  # of 64 pixels to 512, so that names can be read
+    small = Image.open(image).convert("RGB")
+    large = small.resize([scale * side for side in small.size], Image.Resampling.BICUBIC)
+    original = np.asarray(large, np.int32)
     left, right = np.split(np.asarray(Image.open(picture).convert("RGB"), np.int32), 2, axis=1)
     assert left.shape == right.shape == original.shape
     for half in (left, right):

@@ -7,7 +7,8 @@ _base_ = [
     "./runtime.py",
 ]
 
-data_preprocessor = dict(size=(512, 512))
+# Padded in testing, too, for views that test-time augmentation makes smaller.
+data_preprocessor = dict(size=(512, 512), test_cfg=dict(size_divisor=32))
 model = dict(
     data_preprocessor=data_preprocessor,
     pretrained=None,  # mmseg would hand ResNet-50's weights to any backbone
@@ -16,15 +17,25 @@ model = dict(
 )
 
 data_root = "{{$ADE20K_ROOT:data/ade/ADEChallengeData2016}}"
+# mmseg's own, but for reduce_zero_label, which the data set says.
+train_pipeline = [
+    dict(type="LoadImageFromFile"),
+    dict(type="LoadAnnotations"),
+    dict(type="RandomResize", scale=(2048, 512), ratio_range=(0.5, 2.0), keep_ratio=True),
+    dict(type="RandomCrop", crop_size=(512, 512), cat_max_ratio=0.75),
+    dict(type="RandomFlip", prob=0.5),
+    dict(type="PhotoMetricDistortion"),
+    dict(type="PackSegInputs"),
+]
 test_pipeline = [
     dict(type="LoadImageFromFile"),
     dict(type="Resize", scale=(2048, 512), keep_ratio=True),
     dict(type="ResizeToMultiple", size_divisor=32),
     # After the resizing: the ground truth keeps its size.
-    dict(type="LoadAnnotations", reduce_zero_label=True),
+    dict(type="LoadAnnotations"),
     dict(type="PackSegInputs"),
 ]
-train_dataloader = dict(dataset=dict(data_root=data_root))
+train_dataloader = dict(dataset=dict(data_root=data_root, pipeline=train_pipeline))
 val_dataloader = dict(dataset=dict(data_root=data_root, pipeline=test_pipeline))
 test_dataloader = val_dataloader
 

@@ -15,7 +15,7 @@ _REQUIRED = ("embed_dims", "depths")
 _OPTIONAL = ("num_heads", "mlp_ratios", "sr_ratios")
 
 
-def resolve_arch(arch: str | Mapping[str, Sequence], version: int) -> Arch:
+def resolve_arch(arch: str | Mapping[str, Any], version: int) -> Arch:
     """Look up a released architecture, or make one of a dict.
 
     Args:
@@ -49,7 +49,7 @@ def resolve_arch(arch: str | Mapping[str, Sequence], version: int) -> Arch:
     linear_sra = values.pop("linear_sra", False)
     if not isinstance(linear_sra, bool):
         raise TypeError(f"arch['linear_sra'] must be a bool, got {linear_sra!r}")
-    lists = {key: _per_stage(key, value) for key, value in values.items()}
+    lists: dict[str, Any] = {key: _per_stage(key, value) for key, value in values.items()}
     custom = replace(
         Arch("custom", version, lists.pop("embed_dims"), lists.pop("depths")),
         linear_sra=linear_sra,
@@ -64,7 +64,7 @@ def resolve_arch(arch: str | Mapping[str, Sequence], version: int) -> Arch:
     return custom
 
 
-def _per_stage(key: str, value: Any) -> tuple:
+def _per_stage(key: str, value: Any) -> tuple[Any, ...]:
     """One positive number per stage: real for MLP ratios, whole for all else."""
     kind = (int, float) if key == "mlp_ratios" else int
     if (

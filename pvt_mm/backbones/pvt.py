@@ -7,6 +7,7 @@ from abc import abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import Any
 
 import torch
 from mmengine.model import BaseModule, PretrainedInit
@@ -28,11 +29,13 @@ from pvt_mm.backbones.block import Block
 from pvt_mm.backbones.embed import PatchEmbed
 from pvt_mm.backbones.mlp import ConvMlp, Mlp
 from pvt_mm.backbones.stage import run_stage
+from pvt_mm.errors import InputSizeError
 from pvt_mm.registry import MODELS
 from pvt_mm.tokens import resize_pos_embed
 
 __all__ = ["PVT", "PVTv2"]
 
+InitCfg = dict[str, Any] | list[dict[str, Any]] | None
 MIN_SIZE = 32  # pixels: the last stage still has one token
 
 
@@ -54,7 +57,7 @@ class _PyramidVisionTransformer(BaseModule):
         frozen_stages: int,
         norm_eval: bool,
         with_cp: bool,
-        init_cfg: dict | list[dict] | None,
+        init_cfg: InitCfg,
     ) -> None:
         super().__init__(init_cfg)
         self.arch = arch
@@ -105,7 +108,8 @@ class _PyramidVisionTransformer(BaseModule):
             and 32.
 
         Raises:
-            ValueError: If ``x`` has another number of dimensions or channels, or is too small.
+            ValueError: If ``x`` has another number of dimensions or channels.
+            InputSizeError: If it is too small; it is a ValueError, too.
         """
         if x.ndim != 4 or x.shape[1] != self.in_channels:
             raise ValueError(
@@ -113,9 +117,10 @@ class _PyramidVisionTransformer(BaseModule):
                 "for other channels set in_channels"
             )
         if x.shape[2] < MIN_SIZE or x.shape[3] < MIN_SIZE:
-            raise ValueError(
-                f"input must be at least {MIN_SIZE}x{MIN_SIZE} pixels, "
-                f"got {x.shape[2]}x{x.shape[3]}; pad or enlarge it"
+            raise InputSizeError(
+                f"input must be at least {MIN_SIZE}x{MIN_SIZE} pixels, got "
+                f"{x.shape[2]}x{x.shape[3]}; enlarge it, or let the data preprocessor pad it: "
+                "size_divisor=32 in test_cfg of a segmentor's, pad_size_divisor=32 of a detector's"
             )
         outs = []
         for stage in range(self.num_stages):
@@ -191,14 +196,14 @@ class _PyramidVisionTransformer(BaseModule):
                 super().init_weights()
         self._is_init = True
 
-    def _load_from_state_dict(self, state_dict, prefix, *args) -> None:
+    def _load_from_state_dict(self, state_dict: dict[str, Tensor], prefix: str, *args: Any) -> None:
         # A detector's checkpoint may name the backbone's tensors as MMDetection or others do.
         from pvt_mm.checkpoints.pretrained import adapt_state_dict
 
         adapt_state_dict(self, state_dict, prefix)
         super()._load_from_state_dict(state_dict, prefix, *args)
 
-    def _pretrained_cfg(self) -> dict | None:
+    def _pretrained_cfg(self) -> dict[str, Any] | None:
         cfgs = [self.init_cfg] if isinstance(self.init_cfg, dict) else self.init_cfg or []
         return next((cfg for cfg in cfgs if cfg["type"] in ("Pretrained", PretrainedInit)), None)
 
@@ -247,7 +252,7 @@ class PVT(_PyramidVisionTransformer):
 
     def __init__(
         self,
-        arch: str | Mapping[str, Sequence] = "small",
+        arch: str | Mapping[str, Any] = "small",
         in_channels: int = 3,
         out_indices: int | Sequence[int] = (0, 1, 2, 3),
         drop_rate: float = 0.0,
@@ -257,7 +262,7 @@ class PVT(_PyramidVisionTransformer):
         norm_eval: bool = False,
         with_cp: bool = False,
         pretrain_img_size: int | Sequence[int] = 224,
-        init_cfg: dict | list[dict] | None = None,
+        init_cfg: InitCfg = None,
     ) -> None:
         super().__init__(
             resolve_arch(arch, version=1),
@@ -353,7 +358,7 @@ class PVTv2(_PyramidVisionTransformer):
 
     def __init__(
         self,
-        arch: str | Mapping[str, Sequence] = "b2",
+        arch: str | Mapping[str, Any] = "b2",
         in_channels: int = 3,
         out_indices: int | Sequence[int] = (0, 1, 2, 3),
         drop_rate: float = 0.0,
@@ -363,7 +368,7 @@ class PVTv2(_PyramidVisionTransformer):
         norm_eval: bool = False,
         with_cp: bool = False,
         linear_sra: bool | None = None,
-        init_cfg: dict | list[dict] | None = None,
+        init_cfg: InitCfg = None,
     ) -> None:
         resolved = resolve_arch(arch, version=2)
         if linear_sra is not None and not isinstance(linear_sra, bool):
@@ -394,8 +399,12 @@ class PVTv2(_PyramidVisionTransformer):
 
     def _make_block(self, stage: int, drop_path_rate: float) -> Block:
         arch, dims = self.arch, self.arch.embed_dims[stage]
-        drops = {"attn_drop_rate": self.attn_drop_rate, "proj_drop_rate": self.drop_rate}
+        drops: dict[str, Any] = {
+            "attn_drop_rate": self.attn_drop_rate,
+            "proj_drop_rate": self.drop_rate,
+        }
         heads = arch.num_heads[stage]
+        attn: SpatialReductionAttention
         if arch.linear_sra:
             attn = LinearSpatialReductionAttention(dims, heads, **drops)
         else:
@@ -419,4 +428,5 @@ class PVTv2(_PyramidVisionTransformer):
             if isinstance(module, nn.Conv2d):
                 fan_out = math.prod(module.kernel_size) * module.out_channels // module.groups
                 nn.init.normal_(module.weight, std=math.sqrt(2 / fan_out))
-                nn.init.zeros_(module.bias)
+                if module.bias is not None:
+                    nn.init.zeros_(module.bias)

@@ -24,6 +24,9 @@ __all__ = [
 ]
 
 
+Sizes = tuple[Any, ...]  # as the file says
+
+
 class StorageType(NamedTuple):
     """A type of storages; no call makes one."""
 
@@ -50,13 +53,13 @@ def natural(number: Any) -> int:
     return number
 
 
-def tensor(storage: Storage, offset: int, size: tuple, stride: tuple, *rest: Any) -> DeclaredTensor:
+def tensor(storage: Storage, offset: int, size: Sizes, stride: Sizes, *rest: Any) -> DeclaredTensor:
     """Stand in for ``_rebuild_tensor`` and ``_rebuild_tensor_v2``."""
     return _checked(storage, offset, size, stride, storage.itemsize, rest[1:])
 
 
 def tensor_v3(
-    storage: Storage, offset: int, size: tuple, stride: tuple, *rest: Any
+    storage: Storage, offset: int, size: Sizes, stride: Sizes, *rest: Any
 ) -> DeclaredTensor:
     """Stand in for ``_rebuild_tensor_v3``, which names the type."""
     _, hooks, dtype, *flags = rest
@@ -64,7 +67,7 @@ def tensor_v3(
 
 
 def _checked(
-    storage: Any, offset: int, size: tuple, stride: tuple, itemsize: int, rest: tuple
+    storage: Any, offset: int, size: Sizes, stride: Sizes, itemsize: int, rest: Sizes
 ) -> DeclaredTensor:
     if type(storage) is not Storage or any(rest):  # hooks and flags, which state dicts lack
         raise RefusedCheckpointError("a tensor with more than its numbers")
@@ -96,7 +99,7 @@ def bytes_of(content: Any = b"", encoding: str = "latin-1") -> bytes:
     return content.encode(encoding) if type(content) is str else content
 
 
-def filling(make: type) -> Callable:
+def filling(make: type) -> Callable[..., Any]:
     """Make a container whose keys can be hashed in no time."""
 
     def fill(*args: Any) -> Any:

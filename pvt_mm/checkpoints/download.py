@@ -29,7 +29,7 @@ _TIMEOUT = 30  # seconds without a byte
 _CHUNK = 1 << 20
 
 
-def cached_path(url: str, cache_dir: str | os.PathLike | None = None) -> Path:
+def cached_path(url: str, cache_dir: str | os.PathLike[str] | None = None) -> Path:
     """Say where the file of ``url`` is kept, there or not."""
     try:
         name = os.path.basename(unquote(urlparse(url).path))
@@ -43,7 +43,7 @@ def cached_path(url: str, cache_dir: str | os.PathLike | None = None) -> Path:
 def load_url(
     url: str,
     map_location: Any = "cpu",
-    cache_dir: str | os.PathLike | None = None,
+    cache_dir: str | os.PathLike[str] | None = None,
     *,
     sha256: str = "",
     mmap: bool = False,

@@ -8,7 +8,6 @@ torch, which can no longer be surprised.
 
 from __future__ import annotations
 
-import pickle
 from collections import Counter, OrderedDict
 from collections.abc import Callable, Iterable, Mapping
 from typing import IO, Any
@@ -56,7 +55,9 @@ class _OfUser(StandIn):
     def resolve(self) -> None: ...
 
 
-def check_record(pickled: IO[bytes], size: int, records: Mapping[str, int], known: set) -> None:
+def check_record(
+    pickled: IO[bytes], size: int, records: Mapping[str, int], known: set[str]
+) -> None:
     """Check the pickle of a zip archive.
 
     Args:
@@ -78,7 +79,7 @@ def check_record(pickled: IO[bytes], size: int, records: Mapping[str, int], know
             )
 
 
-def check_legacy(file: IO[bytes], size: int, known: set) -> None:
+def check_legacy(file: IO[bytes], size: int, known: set[str]) -> None:
     """Check a file of torch < 1.6, from its beginning; see :func:`check_record`."""
     bounded = Bounded(file, size)
     magic, _, _ = (_DryRun(bounded, size, known).load_all() for _ in range(3))
@@ -117,13 +118,11 @@ class Bounded:
 
 
 class _DryRun(Unpickler):
-    dispatch = dict(Unpickler.dispatch)
-
     def __init__(self, file: Any, size: int, of_user: set[str]) -> None:
         super().__init__(file, encoding="utf-8")
         self.limit = self.budget = _RATIO * size + _FREE
         self.storages: dict[str, Storage] = {}
-        self.views: dict[str, tuple] = {}
+        self.views: dict[str, tuple[Any, ...]] = {}
         self.known = dict.fromkeys(of_user, _OfUser) | known_globals() | self._checks()
 
     def _checks(self) -> dict[str, Any]:
@@ -162,7 +161,7 @@ class _DryRun(Unpickler):
         if id(value) in seen:
             return seen[id(value)]
         seen[id(value)] = _POINTER  # if it holds itself
-        parts: Iterable = ()
+        parts: Iterable[Any] = ()
         if type(value) in (list, tuple, set):
             parts = value
         elif isinstance(value, Mapping):
@@ -197,17 +196,13 @@ class _DryRun(Unpickler):
         if self.budget < 0:
             raise RefusedCheckpointError(f"content that unfolds to more than {self.limit} bytes")
 
-    def _reduce(self) -> None:
+    def _check_call(self) -> None:
         for argument in self.stack[-1]:
             self._pay(argument)
-        super()._reduce()
-
-    dispatch[pickle.REDUCE[0]] = _reduce
+        super()._check_call()
 
     def _build(self) -> None:
         state = self.stack[-1]
         for part in state if isinstance(state, tuple) else [state]:
             self._pay(part)
         super()._build()
-
-    dispatch[pickle.BUILD[0]] = _build

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-import importlib.machinery
 import sys
+from collections.abc import Sequence
 from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from types import ModuleType
 
 __all__ = ["register_loaders"]
@@ -36,10 +37,15 @@ def _register(module: ModuleType) -> None:
 class _AfterImport(MetaPathFinder):
     """Finds that one module as Python would, and registers the loaders once it has run."""
 
-    def find_spec(self, fullname, path=None, target=None):
+    def find_spec(
+        self,
+        fullname: str,
+        path: Sequence[str] | None = None,
+        target: ModuleType | None = None,
+    ) -> ModuleSpec | None:
         if fullname != _MODULE:
             return None
-        spec = importlib.machinery.PathFinder.find_spec(fullname, path, target)
+        spec = PathFinder.find_spec(fullname, path, target)
         if spec is None or spec.loader is None:
             return None
         run = spec.loader.exec_module
@@ -49,5 +55,5 @@ class _AfterImport(MetaPathFinder):
             _register(module)
             sys.meta_path.remove(self)
 
-        spec.loader.exec_module = run_and_register
+        spec.loader.exec_module = run_and_register  # type: ignore[method-assign]  # of this one
         return spec

@@ -148,7 +148,8 @@ def _leave_other_head(state: dict[str, Tensor], expected: dict[str, Tensor]) -> 
 def _resize_pos_embeds(state: dict[str, Tensor], backbone: nn.Module) -> list[str]:
     """Resize v1's position embeddings to the backbone's grids, in place; say what was done."""
     notes, own = [], backbone.state_dict()
-    for stage, grid in enumerate(getattr(backbone, "pos_grids", ())[: backbone.num_stages]):
+    built = getattr(backbone, "num_stages", 0)
+    for stage, grid in enumerate(getattr(backbone, "pos_grids", ())[:built]):
         key = f"pos_embed{stage + 1}"
         embed, wanted = state.get(key), own[key]
         if embed is None or embed.ndim != 3 or embed.shape[1] == wanted.shape[1]:

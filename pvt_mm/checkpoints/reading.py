@@ -9,7 +9,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from io import BytesIO
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 import torch
 from mmengine.utils import digit_version
@@ -34,7 +34,9 @@ _TORCH_TAKES_ALLOW_LIST = digit_version(torch.__version__) >= digit_version("2.6
 _allow_list_lock = threading.Lock()
 
 
-def safe_load(path: str | os.PathLike, map_location: Any = "cpu", *, mmap: bool = False) -> Any:
+def safe_load(
+    path: str | os.PathLike[str], map_location: Any = "cpu", *, mmap: bool = False
+) -> Any:
     """Read a checkpoint, never executing anything of it.
 
     Besides tensors and plain data it may hold what mmengine's checkpoints do: logged histories,
@@ -110,7 +112,7 @@ def _load_pickle(file: IO[bytes] | str, map_location: Any, **options: bool) -> A
         return torch.load(file, map_location=map_location, weights_only=True, **options)
 
 
-def load_restricted(file: IO[bytes], map_location: Any = "cpu") -> Any:
+def load_restricted(file: IO[bytes] | str, map_location: Any = "cpu") -> Any:
     """Load with our own pickle reader; for torch < 2.6 only."""
     # weights_only excludes a pickle_module, and without that torch < 2.6 takes no allow-list. The
     # reader restricts names and instructions as weights_only would: nothing of the file runs.
@@ -142,7 +144,7 @@ def _allow_list() -> Iterator[None]:
 
 def _name_of(entry: Any) -> str:
     if isinstance(entry, tuple):
-        return entry[1]
+        return str(entry[1])
     return f"{entry.__module__}.{entry.__qualname__}"
 
 
@@ -162,12 +164,13 @@ def _unknown_globals(file: IO[bytes], layout: str) -> list[str]:
 
 
 def _global_names(file: Bounded) -> set[str]:
-    names, strings = set(), []
+    names: set[str] = set()
+    strings: list[str] = []
     try:
         while True:  # the old layout is a row of pickles, then the tensors' bytes
-            for opcode, argument, _ in pickletools.genops(file):
+            for opcode, argument, _ in pickletools.genops(cast(IO[bytes], file)):
                 if opcode.name in ("GLOBAL", "INST"):
-                    names.add(restricted_pickle.full_name(*argument.split(" ", 1)))
+                    names.add(restricted_pickle.full_name(*str(argument).split(" ", 1)))
                 elif opcode.name == "STACK_GLOBAL" and len(strings) > 1:
                     names.add(restricted_pickle.full_name(*strings[-2:]))
                 elif isinstance(argument, str):

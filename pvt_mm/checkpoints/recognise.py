@@ -13,7 +13,7 @@ __all__ = ["Traits", "describe", "foreign_network", "recognise_arch", "traits_of
 _STAGES = (1, 2, 3, 4)
 # SegFormer's MiT has the official PVT v2's names, and MLPs of this width in all four stages.
 _MIT_RATIO = 4
-_RESNETS = {
+_RESNETS: dict[tuple[int, ...], str] = {
     (2, 2, 2, 2): "ResNet-18",
     (3, 4, 6, 3): "ResNet-34 or ResNet-50",
     (3, 4, 23, 3): "ResNet-101",
@@ -45,8 +45,8 @@ def recognise_arch(state_dict: Mapping[str, Tensor]) -> str | None:
     from pvt_mm.archs import ARCHS
 
     found = traits_of(state_dict)
-    known = {_traits_of_arch(arch): arch.name for arch in ARCHS.values()}
-    return known.get(found)
+    names = (arch.name for arch in ARCHS.values() if _traits_of_arch(arch) == found)
+    return next(names, None)
 
 
 def traits_of(state: Mapping[str, Tensor]) -> Traits | None:
@@ -79,7 +79,7 @@ def describe(state: Mapping[str, Tensor]) -> str | None:
     if found.version == 2 and found.hidden_dims == narrow and not found.linear_sra:
         return "looks like a MiT, SegFormer's backbone"
 
-    def likeness(arch: Any) -> tuple:
+    def likeness(arch: Any) -> tuple[Any, ...]:
         other = _traits_of_arch(arch)
         same = (a == b for a, b in zip(found[1:4], other[1:4], strict=True))
         apart = sum(abs(a - b) for a, b in zip(found.depths, arch.depths, strict=True))

@@ -11,8 +11,9 @@ from __future__ import annotations
 import pickle
 from _codecs import encode
 from collections import Counter, OrderedDict
+from collections.abc import Callable
 from functools import cache
-from typing import IO, Any
+from typing import IO, Any, ClassVar
 
 import torch
 
@@ -28,7 +29,12 @@ _OPCODES = """
     EMPTY_DICT SETITEM SETITEMS EMPTY_SET BINGET LONG_BINGET BINPUT LONG_BINPUT
     GLOBAL NEWOBJ REDUCE BUILD BINPERSID
 """.split()  # noqa: SIM905
-
+_Instruction = Callable[[Any], None]
+# The C reader does not let one choose its instructions, hence the one in Python.
+_PLAIN: dict[int, _Instruction] = {
+    code: pickle._Unpickler.dispatch[code]
+    for code in (getattr(pickle, name)[0] for name in _OPCODES)
+}
 
 _KEYS = (str, bytes, float, bool, type(None), torch.dtype)
 _LARGEST_INT_KEY = 1 << 32
@@ -79,14 +85,24 @@ def known_globals() -> dict[str, Any]:
     return known | ALLOWED
 
 
+def _checked(check: _Instruction, *opcodes: bytes) -> dict[int, _Instruction]:
+    """Let instructions run after a look at what they are about to do."""
+
+    def guard(run: _Instruction) -> _Instruction:
+        def check_and_run(reader: Any) -> None:
+            check(reader)
+            run(reader)
+
+        return check_and_run
+
+    return {code: guard(_PLAIN[code]) for (code,) in opcodes}
+
+
 class Unpickler(pickle._Unpickler):
     """The reader; its interface is that of :class:`pickle.Unpickler`, which torch subclasses."""
 
-    # The C reader does not let one choose its instructions, hence the one in Python.
-    dispatch = {
-        code: pickle._Unpickler.dispatch[code]
-        for code in (getattr(pickle, name)[0] for name in _OPCODES)
-    }
+    stack: list[Any]
+    metastack: list[list[Any]]
 
     def __init__(self, file: IO[bytes], **options: Any) -> None:
         super().__init__(file, **options)
@@ -106,17 +122,8 @@ class Unpickler(pickle._Unpickler):
             raise RefusedCheckpointError(wanted)
         return self.known[wanted]
 
-    def _reduce(self) -> None:
+    def _check_call(self) -> None:
         self._expect_known(self.stack[-2])
-        super().load_reduce()
-
-    dispatch[pickle.REDUCE[0]] = _reduce
-
-    def _newobj(self) -> None:
-        self._expect_known(self.stack[-2])
-        super().load_newobj()
-
-    dispatch[pickle.NEWOBJ[0]] = _newobj
 
     def _build(self) -> None:
         target = self.stack[-2]
@@ -127,43 +134,33 @@ class Unpickler(pickle._Unpickler):
         else:
             raise RefusedCheckpointError(f"setting the state of a {type(target).__name__}")
 
-    dispatch[pickle.BUILD[0]] = _build
-
-    def _append(self) -> None:
-        self._expect_type(self.stack[-2], list)
-        super().load_append()
-
-    dispatch[pickle.APPEND[0]] = _append
-
-    def _appends(self) -> None:
-        self._expect_type(self.metastack[-1][-1], list)
-        super().load_appends()
-
-    dispatch[pickle.APPENDS[0]] = _appends
-
-    def _setitem(self) -> None:
+    def _check_item(self) -> None:
         self._expect_type(self.stack[-3], dict, OrderedDict, Counter)
         check_key(self.stack[-2])
-        super().load_setitem()
 
-    dispatch[pickle.SETITEM[0]] = _setitem
-
-    def _setitems(self) -> None:
+    def _check_items(self) -> None:
         self._expect_type(self.metastack[-1][-1], dict, OrderedDict, Counter)
         for key in self.stack[::2]:
             check_key(key)
-        super().load_setitems()
 
-    dispatch[pickle.SETITEMS[0]] = _setitems
-
-    def _binpersid(self) -> None:
+    def _check_reference(self) -> None:
         reference = self.stack[-1]
         is_storage = type(reference) is tuple and reference[:1] in (("storage",), (b"storage",))
         if not is_storage and type(reference) is not int:
             raise RefusedCheckpointError(f"a reference to {reference!r:.80}")
-        super().load_binpersid()
 
-    dispatch[pickle.BINPERSID[0]] = _binpersid
+    dispatch: ClassVar[dict[int, _Instruction]] = {
+        **_PLAIN,
+        **_checked(lambda reader: reader._check_call(), pickle.REDUCE, pickle.NEWOBJ),
+        **_checked(lambda reader: reader._expect_type(reader.stack[-2], list), pickle.APPEND),
+        **_checked(
+            lambda reader: reader._expect_type(reader.metastack[-1][-1], list), pickle.APPENDS
+        ),
+        **_checked(_check_item, pickle.SETITEM),
+        **_checked(_check_items, pickle.SETITEMS),
+        **_checked(_check_reference, pickle.BINPERSID),
+        pickle.BUILD[0]: lambda reader: reader._build(),
+    }
 
     def _expect_known(self, function: Any) -> None:
         # By identity, because what the file made may compare equal to anything. The storage types

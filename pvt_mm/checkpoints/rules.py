@@ -48,7 +48,7 @@ class Rule:
     class_entry: bool = False
 
     @cached_property
-    def patterns(self) -> tuple[tuple[re.Pattern, ...], tuple[re.Pattern, ...]]:
+    def patterns(self) -> tuple[tuple[re.Pattern[str], ...], tuple[re.Pattern[str], ...]]:
         """Our templates and theirs as regular expressions."""
         return tuple(map(_compile, self.ours)), tuple(map(_compile, self.theirs))
 
@@ -78,7 +78,7 @@ def convert(state: Mapping[str, Any], rules: Sequence[Rule], to_ours: bool) -> C
     Raises:
         CheckpointError: If something is no tensor, or a part of a joined tensor is absent.
     """
-    groups: dict[tuple, dict[int, str]] = {}
+    groups: dict[tuple[Any, ...], dict[int, str]] = {}
     unknown = []
     for key in state:
         found = _match(key, rules, to_ours)
@@ -88,15 +88,17 @@ def convert(state: Mapping[str, Any], rules: Sequence[Rule], to_ours: bool) -> C
         rule, position, fields = found
         groups.setdefault((rule, *fields.items()), {})[position] = key
 
-    result, sources = {}, {}
-    for (rule, *fields), members in groups.items():
+    result: dict[str, Tensor] = {}
+    sources: dict[str, list[str]] = {}
+    for (rule, *pairs), members in groups.items():
+        fields = dict(pairs)
         wanted = rule.theirs if to_ours else rule.ours
-        absent = [wanted[i].format(**dict(fields)) for i in range(len(wanted)) if i not in members]
+        absent = [wanted[i].format(**fields) for i in range(len(wanted)) if i not in members]
         if absent:
             raise CheckpointError(f"missing beside {members.popitem()[1]}: {', '.join(absent)}")
         keys = [members[i] for i in range(len(wanted))]
         tensors = _transform(rule, [tensor_at(state, key) for key in keys], to_ours, keys)
-        names = [name.format(**dict(fields)) for name in (rule.ours if to_ours else rule.theirs)]
+        names = [name.format(**fields) for name in (rule.ours if to_ours else rule.theirs)]
         for name, tensor in zip(names, tensors, strict=True):
             if name in result:
                 raise CheckpointError(
@@ -106,13 +108,15 @@ def convert(state: Mapping[str, Any], rules: Sequence[Rule], to_ours: bool) -> C
     return Converted(result, sources, unknown)
 
 
-def _compile(template: str) -> re.Pattern:
+def _compile(template: str) -> re.Pattern[str]:
     parts = re.split(r"\{(\w+)\}", template)
     texts = [_PATTERNS[part] if i % 2 else re.escape(part) for i, part in enumerate(parts)]
     return re.compile("".join(texts))
 
 
-def _match(key: str, rules: Sequence[Rule], to_ours: bool) -> tuple[Rule, int, dict] | None:
+def _match(
+    key: str, rules: Sequence[Rule], to_ours: bool
+) -> tuple[Rule, int, dict[str, Any]] | None:
     for rule in rules:
         for position, pattern in enumerate(rule.patterns[1 if to_ours else 0]):
             if match := pattern.fullmatch(key):
@@ -120,9 +124,9 @@ def _match(key: str, rules: Sequence[Rule], to_ours: bool) -> tuple[Rule, int, d
     return None
 
 
-def _complete(found: dict[str, str]) -> dict[str, str | int]:
+def _complete(found: dict[str, str]) -> dict[str, Any]:
     """Fill in the other ways to count the same stage and block."""
-    fields: dict[str, str | int] = {"p": found["p"]} if "p" in found else {}
+    fields: dict[str, Any] = {"p": found["p"]} if "p" in found else {}
     if "s" in found or "i" in found:
         fields["s"] = int(found["s"]) if "s" in found else int(found["i"]) + 1
         fields["i"] = fields["s"] - 1

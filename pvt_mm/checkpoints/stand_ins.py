@@ -14,7 +14,7 @@ import math
 import re
 from abc import ABC, abstractmethod
 from collections import OrderedDict
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from mmengine.logging import HistoryBuffer
@@ -33,6 +33,9 @@ class StandIn(ABC):
     """Holds what the file says of an object that is made later."""
 
     @abstractmethod
+    def __setstate__(self, state: Any) -> None: ...
+
+    @abstractmethod
     def resolve(self) -> Any:
         """Make the object."""
 
@@ -45,7 +48,7 @@ class DType(StandIn):
             raise RefusedCheckpointError(f"numpy.dtype({spec!r:.80}): only plain numbers")
         self.dtype = np.dtype(spec)
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         # (version, byte order, sub-array, names, fields, item size, alignment, flags)
         order, structure, size = state[1], state[2:5], state[5]
         if structure != (None, None, None) or size not in (-1, self.dtype.itemsize):
@@ -61,7 +64,7 @@ class Array(StandIn):
 
     value = None
 
-    def __setstate__(self, state: tuple) -> None:
+    def __setstate__(self, state: tuple[Any, ...]) -> None:
         _, shape, dtype, is_fortran, raw = state
         self.value = _from_bytes(shape, dtype, raw, "F" if is_fortran else "C")
 
@@ -74,7 +77,7 @@ class Array(StandIn):
 class Buffer(StandIn):
     """mmengine's history of a logged value. The statistics that its file names are ignored."""
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.state = state
 
     def resolve(self) -> HistoryBuffer:
@@ -85,7 +88,7 @@ class Buffer(StandIn):
 class Namespace(StandIn):
     """The command line's arguments, which PVT's authors put into their checkpoints."""
 
-    def __setstate__(self, state: dict) -> None:
+    def __setstate__(self, state: dict[str, Any]) -> None:
         self.state = state
 
     def resolve(self) -> argparse.Namespace:
@@ -100,14 +103,14 @@ def restricted_getattr(owner: Any, name: str) -> str:
     return name
 
 
-def new_array(cls: type, shape: tuple, typecode: bytes) -> Array:
+def new_array(cls: type, shape: tuple[int, ...], typecode: bytes) -> Array:
     """Stand in for numpy's ``_reconstruct``."""
     if cls is not Array:
         raise RefusedCheckpointError("numpy's _reconstruct of something that is no array")
     return Array()
 
 
-def new_scalar(dtype: DType, raw: bytes) -> np.generic:
+def new_scalar(dtype: DType, raw: bytes) -> Any:
     """Stand in for numpy's ``scalar``."""
     return _from_bytes((), dtype, raw, "C")[()]
 
@@ -117,7 +120,7 @@ def empty_bytes() -> bytes:
     return b""
 
 
-def new_defaultdict(factory: Any = None) -> dict:
+def new_defaultdict(factory: Any = None) -> dict[Any, Any]:
     """Stand in for ``defaultdict``: the data arrives, the factory does not."""
     return {}
 
@@ -126,7 +129,9 @@ def new_defaultdict(factory: Any = None) -> dict:
 _FACTORY = object()
 
 
-def _from_bytes(shape: tuple, dtype: DType, raw: bytes, order: str) -> np.ndarray:
+def _from_bytes(
+    shape: tuple[int, ...], dtype: DType, raw: bytes, order: Literal["C", "F"]
+) -> np.ndarray:
     if type(dtype) is not DType or type(raw) is not bytes:
         raise RefusedCheckpointError("a numpy array or number that is no plain data")
     if len(shape) > MAX_DIMS or len(raw) != math.prod(shape) * dtype.dtype.itemsize:

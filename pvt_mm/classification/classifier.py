@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -17,7 +17,7 @@ from pvt_mm.backbones.stage import run_stage
 from pvt_mm.registry import MODELS
 from pvt_mm.tokens import resize_pos_embed
 
-__all__ = ["PVTClassifier"]
+__all__ = ["PVTClassifier", "predictions"]
 
 # Shape legend: B batch, N = H*W tokens of stage 4, C their channels, K classes.
 
@@ -109,7 +109,7 @@ class PVTClassifier(BaseModel):
         if mode == "tensor":
             return logits
         if mode == "predict":
-            return self._predictions(logits, labels, img_path)
+            return predictions(logits, labels, img_path)
         if labels is None:
             raise ValueError("mode='loss' needs labels")
         loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.label_smoothing)
@@ -141,16 +141,6 @@ class PVTClassifier(BaseModel):
         tokens = torch.cat([cls_token, tokens], dim=1) + torch.cat([embed[:, :1], rest], dim=1)
         return backbone.pos_drop(tokens), (1, tokens.shape[1])
 
-    def _predictions(
-        self, logits: Tensor, labels: Tensor | None, img_path: list[str] | None
-    ) -> list[dict[str, Any]]:
-        scores = logits.float().softmax(dim=1)
-        samples = [{"pred_scores": s, "pred_label": int(s.argmax())} for s in scores]
-        for name, values in (("gt_label", labels), ("img_path", img_path)):
-            for sample, value in zip(samples, () if values is None else values, strict=False):
-                sample[name] = int(value) if name == "gt_label" else value
-        return samples
-
     def init_weights(self) -> None:
         """Initialise all weights as the authors do, or load a whole classifier, strictly."""
         nn.init.trunc_normal_(self.head.weight, std=0.02)
@@ -165,6 +155,18 @@ class PVTClassifier(BaseModel):
         else:
             self.backbone.init_weights()
         self._is_init = True
+
+
+def predictions(
+    logits: Tensor, labels: Tensor | None = None, img_path: Sequence[str] | None = None
+) -> list[dict[str, Any]]:
+    """Make of logits ``(B, K)`` what the classifier's ``mode='predict'`` returns."""
+    scores = logits.float().softmax(dim=1)
+    samples = [{"pred_scores": s, "pred_label": int(s.argmax())} for s in scores]
+    for name, values in (("gt_label", labels), ("img_path", img_path)):
+        for sample, value in zip(samples, () if values is None else values, strict=False):
+            sample[name] = int(value) if name == "gt_label" else value
+    return samples
 
 
 def _build_backbone(backbone: Mapping[str, Any] | PVT | PVTv2) -> PVT | PVTv2:

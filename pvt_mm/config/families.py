@@ -19,6 +19,7 @@ class Family:
         resources: What the recipe is made for.
         iterations: Length of training where it is not counted in epochs.
         techniques: Training techniques besides those that every recipe has.
+        toolbox: The framework whose recipe it is, where it is not one of the papers'.
     """
 
     title: str
@@ -28,11 +29,28 @@ class Family:
     resources: str = "8 GPUs"
     iterations: int = 0
     techniques: tuple[str, ...] = ()
+    toolbox: str = ""
 
 
 _BOX = ("Object Detection", "box AP")
 _MASK = ("Instance Segmentation", "mask AP")
 _MULTI_SCALE = ("Multi-scale Training",)
+_CLIPPED = (*_MULTI_SCALE, "Gradient Clipping")
+
+
+def _ade20k(
+    title: str, iterations: int, techniques: tuple[str, ...] = (), toolbox: str = ""
+) -> Family:
+    return Family(
+        title,
+        (("Semantic Segmentation", "mIoU"),),
+        dataset="ADE20K",
+        shape=(512, 512),
+        iterations=iterations,
+        techniques=techniques,
+        toolbox=toolbox,
+    )
+
 
 FAMILIES = {
     "retinanet": Family("RetinaNet", (_BOX,)),
@@ -40,14 +58,24 @@ FAMILIES = {
     "cascade_mask_rcnn": Family("Cascade Mask R-CNN", (_BOX, _MASK), techniques=_MULTI_SCALE),
     "atss": Family("ATSS", (_BOX,), techniques=_MULTI_SCALE),
     "gfl": Family("GFL", (_BOX,), techniques=_MULTI_SCALE),
-    "sparse_rcnn": Family("Sparse R-CNN", (_BOX,), techniques=(*_MULTI_SCALE, "Gradient Clipping")),
-    "detr": Family("DETR", (_BOX,), techniques=(*_MULTI_SCALE, "Gradient Clipping")),
-    "semantic_fpn": Family(
-        "Semantic FPN",
-        (("Semantic Segmentation", "mIoU"),),
-        dataset="ADE20K",
-        shape=(512, 512),
-        iterations=40000,
+    "sparse_rcnn": Family("Sparse R-CNN", (_BOX,), techniques=_CLIPPED),
+    "detr": Family("DETR", (_BOX,), techniques=_CLIPPED),
+    "deformable_detr": Family(
+        "Deformable DETR", (_BOX,), techniques=_CLIPPED, toolbox="MMDetection"
+    ),
+    "dino": Family("DINO", (_BOX,), techniques=_CLIPPED, toolbox="MMDetection"),
+    "mask2former": Family(
+        "Mask2Former",
+        (_BOX, _MASK),
+        iterations=368750,
+        techniques=("Large Scale Jittering", "Gradient Clipping"),
+        toolbox="MMDetection",
+    ),
+    "semantic_fpn": _ade20k("Semantic FPN", 40000),
+    "upernet": _ade20k("UPerNet", 160000, toolbox="MMSegmentation"),
+    "segformer": _ade20k("SegFormer", 160000, toolbox="MMSegmentation"),
+    "mask2former_semantic": _ade20k(
+        "Mask2Former, semantic", 160000, _CLIPPED, toolbox="MMSegmentation"
     ),
     "classification": Family(
         "Classification",

@@ -12,6 +12,15 @@ from typing import Any
 from mmengine.config import Config, ConfigDict, DictAction
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import print_log
+from mmengine.registry import (
+    DATASETS,
+    HOOKS,
+    METRICS,
+    MODELS,
+    OPTIMIZERS,
+    PARAM_SCHEDULERS,
+    TRANSFORMS,
+)
 from mmengine.runner import Runner
 
 from pvt_mm.config.kinds import check_kinds
@@ -164,7 +173,7 @@ def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
             elif isinstance(node, Mapping) and part in node:
                 node = node[part]
             else:
-                _new_key(key, depth, node)
+                _new_key(cfg, key, depth, node)
                 break
 
 
@@ -173,7 +182,24 @@ def _list_hint(key: str, depth: int, items: Sequence) -> str:
     return f"{parent} is a list of {len(items)}; expected an index from 0 to {len(items) - 1}"
 
 
-def _new_key(key: str, depth: int, node: Any) -> None:
+def _arguments(cfg: Config, node: Any) -> set[str]:
+    """Return the names of the arguments of the class that a dict describes, if it does."""
+    kind = node.get("type") if isinstance(node, Mapping) else None
+    scope = node.get("_scope_", cfg.get("default_scope", "mmengine")) if kind else ""
+    for root in (MODELS, DATASETS, TRANSFORMS, METRICS, HOOKS, OPTIMIZERS, PARAM_SCHEDULERS):
+        if not isinstance(kind, str):
+            break
+        with root.switch_scope_and_registry(scope) as registry:
+            found = registry.get(kind)
+        if isinstance(found, type):
+            kind = found
+    if not isinstance(kind, type):
+        return set()
+    signatures = [inspect.signature(base.__init__) for base in kind.__mro__]
+    return {name for signature in signatures for name in signature.parameters} - {"self"}
+
+
+def _new_key(cfg: Config, key: str, depth: int, node: Any) -> None:
     parts = key.split(".")
     siblings = [str(name) for name in node] if isinstance(node, Mapping) else []
     if depth == 0:
@@ -181,6 +207,11 @@ def _new_key(key: str, depth: int, node: Any) -> None:
         if parts[0] in known:
             return
         siblings += sorted(known - {"self"})
+    arguments = _arguments(cfg, node) if depth else set()
+    if parts[depth] in arguments:
+        log(f"--cfg-options adds a new key: {key}")
+        return
+    siblings += sorted(arguments)
     cutoff = TYPO_RATIO if depth else 0.5
     near = difflib.get_close_matches(parts[depth], siblings, n=1, cutoff=cutoff)
     if near:

@@ -62,7 +62,7 @@ class Recipe:
         images: Images per GPU, on 8 GPUs.
         lr: Learning rate.
         weight_decay: Weight decay.
-        epochs: Length of training; for Semantic FPN it is counted in iterations instead.
+        epochs: Length of training, or 0 where the family counts it in iterations.
         amp: Whether it trains in mixed precision.
         results: Published by the authors of the paper, in the order of the family's metrics.
         mmdet: Box AP that MMDetection published for its own run.
@@ -207,6 +207,16 @@ def _semantic_fpn(short: str, results: tuple[float, ...]) -> Recipe:
     return Recipe(name, "semantic_fpn", _SHORT[short], 4, 2e-4, 1e-4, 0, results=results)
 
 
+def _toolbox(
+    config: str, family: str, images: int, lr: float, decay: float, epochs: int = 0
+) -> list[Recipe]:
+    """Both backbones of a recipe of mmdet's or mmseg's, for which nobody published results."""
+    return [
+        Recipe(config.format(name), family, name, images, lr, decay, epochs)
+        for name in ("pvt_v2_b0", "pvt_v2_b2")
+    ]
+
+
 def _classification(backbone: str) -> Recipe:
     top1 = (ARCHS[backbone].top1,)
     return Recipe(
@@ -290,8 +300,14 @@ RECIPES: dict[str, Recipe] = {
             epochs=50,
             results=(34.7,),
         ),
+        *_toolbox("deformable_detr_{}_50ep_coco", "deformable_detr", 4, 2e-4, 1e-4, 50),
+        *_toolbox("dino_{}_4scale_12ep_coco", "dino", 2, 1e-4, 1e-4, 12),
+        *_toolbox("mask2former_{}_lsj_50ep_coco", "mask2former", 2, 1e-4, 0.05),
         *(_semantic_fpn(*item) for item in _SEMANTIC_FPN.items()),
         *_baselines("fpn_{}_ade20k_40k", "semantic_fpn", 4, 2e-4, 0),
+        *_toolbox("upernet_{}_ade20k_160k", "upernet", 2, 6e-5, 0.01),
+        *_toolbox("segformer_{}_ade20k_160k", "segformer", 2, 6e-5, 0.01),
+        *_toolbox("mask2former_{}_ade20k_160k", "mask2former_semantic", 2, 1e-4, 0.05),
         _classification("pvt_small"),
         _classification("pvt_v2_b2"),
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import difflib
 import inspect
+import logging
 import re
 from pathlib import Path
 
@@ -62,14 +63,16 @@ def check_unread(path: Path) -> None:
         UserError: If the file sets a key of the 2.x style, or one that looks misspelt.
     """
     known = (set(inspect.signature(Runner.__init__).parameters) | EXTRA_KEYS | OURS) - {"self"}
-    unread = [name for name in _unread(path.read_text()) if name not in known]
+    text = path.read_text()
+    unread = [name for name in _unread(text) if name not in known]
     for name in unread:
         if name in OLD:
             raise UserError(
                 f"config {path}: nothing reads {name}, which is of the 2.x style; "
                 f"set {OLD[name]} instead"
             )
-        if name == "optimizer":
+        # Where both stand, as in the whole config that a run of mmseg's dumps, it has been used.
+        if name == "optimizer" and not re.search(r"^optim_wrapper\b", text, re.MULTILINE):
             raise UserError(
                 f"config {path}: nothing reads optimizer; set optim_wrapper.optimizer instead"
             )
@@ -82,7 +85,7 @@ def check_unread(path: Path) -> None:
             "changed where that file has used it; set the key in which it is used, such as "
             "train_dataloader.dataset.pipeline",
             logger="current",
-            level="WARNING",
+            level=logging.WARNING,
         )
 
 
@@ -100,5 +103,11 @@ def _unread(text: str) -> list[str]:
         for node in ast.walk(tree)
         if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load)
     }
+    if (
+        not used & assigned.keys()
+        and "_base_" not in assigned
+        and list(assigned) == sorted(assigned)
+    ):
+        return []  # mmengine wrote it, with all values and helpers of the config that was run
     used |= set(re.findall(r"_base_\.(\w+)", text))
     return [name for name in assigned if name not in used and not name.startswith("_")]

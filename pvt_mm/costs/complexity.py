@@ -51,6 +51,12 @@ def _attention(inputs: Sequence, outputs: Sequence) -> int:
     return math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
 
 
+def _masked_scores(inputs: Sequence, outputs: Sequence) -> int:
+    """Count the product of queries with keys to which a mask is added."""
+    queries, keys = (item.type().sizes() for item in inputs[1:3])
+    return math.prod(queries) * keys[-1]
+
+
 def complexity(model: nn.Module, inputs: tuple[Tensor, ...]) -> Complexity:
     """Count the operations of ``model(*inputs)``, by running it once.
 
@@ -61,6 +67,7 @@ def complexity(model: nn.Module, inputs: tuple[Tensor, ...]) -> Complexity:
     training = model.training
     analyzer = FlopAnalyzer(model.eval(), inputs)
     analyzer.set_op_handle("aten::scaled_dot_product_attention", _attention)
+    analyzer.set_op_handle("aten::baddbmm", _masked_scores)
     analyzer.unsupported_ops_warnings(False).uncalled_modules_warnings(False)
     analyzer.tracer_warnings("none")
     try:
@@ -107,6 +114,8 @@ def config_complexity(cfg: Config, shape: tuple[int, int]) -> Complexity:
     if cfg.get("default_scope") == "mmdet":
         model.forward = partial(model.forward, data_samples=[_detection_sample(shape)])
         _prepare_detector(model)
+    elif cfg.get("default_scope") == "mmseg":
+        _prepare_segmentor(model, shape)
     return complexity(model, (image,))
 
 
@@ -136,6 +145,17 @@ def _prepare_detector(model: nn.Module) -> None:
         return {"mask_preds": masks[:1, :, :1, :1].expand(len(rois), -1, -1, -1)}
 
     head._mask_forward = limited
+
+
+def _prepare_segmentor(model: nn.Module, shape: tuple[int, int]) -> None:
+    """Give Mask2Former's head the samples that mmseg's forward pass without losses forgets."""
+    from mmseg.models import Mask2FormerHead
+    from mmseg.structures import SegDataSample
+
+    head = model.decode_head
+    if isinstance(head, Mask2FormerHead):
+        samples = [SegDataSample(metainfo={"img_shape": shape})]
+        head.forward = partial(head.forward, batch_data_samples=samples)
 
 
 def _detection_sample(shape: tuple[int, int]):

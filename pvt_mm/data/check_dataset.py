@@ -15,13 +15,15 @@ from typing import Any
 from mmengine.config import Config
 
 from pvt_mm.config.loading import OptionAction, load_config
+from pvt_mm.data.batches import check_batches
 from pvt_mm.data.checks import ERROR, KINDS, WARNING, Finding, Findings
 from pvt_mm.data.data_checks import check_files, check_model
 from pvt_mm.data.dataset_sources import Source, sources
 from pvt_mm.data.evaluators import check_evaluators
 from pvt_mm.data.image_checks import ImageTask, check_images
 from pvt_mm.data.leftovers import find_leftovers
-from pvt_mm.data.targets import check_targets
+from pvt_mm.data.splits import check_splits
+from pvt_mm.data.targets import Targets, check_targets
 from pvt_mm.errors import UserError, run_tool
 from pvt_mm.wording import some
 
@@ -86,16 +88,24 @@ def check_dataset(
     for source in found:
         check_files(source)
     reports: dict[str, Report] = {}
+    reads: dict[str, tuple[Source, Targets | None]] = {}
     for source in found:
         # Validation and test mostly share a data set.
         key = repr((source.config, source.evaluation))
         if key in reports:
             reports[key].names.append(source.where)
         else:
-            reports[key] = _check(source, limit, workers)
+            reports[key] = Report([source.where], source.name)
+            reads[source.where] = source, _check(cfg, source, reports[key], limit, workers)
             reports[key].findings.extend(check_model(cfg, source))
     for split, group in by_split.items():
         _check_evaluators(cfg, split, group, list(reports.values()))
+    if limit != 0 and not any(report.findings.count(ERROR) for report in reports.values()):
+        train = [reads[source.where] for source in by_split.get("train", ())]
+        for report in reports.values():
+            other = [reads[name] for name in report.names if name in reads]
+            if train and not report.names[0].startswith("train"):
+                report.findings.extend(check_splits(train, other))
     return list(reports.values())
 
 
@@ -113,9 +123,11 @@ def _check_evaluators(
             known.add(finding)
 
 
-def _check(source: Source, limit: int | None, workers: int) -> Report:
+def _check(
+    cfg: Config, source: Source, report: Report, limit: int | None, workers: int
+) -> Targets | None:
+    """Fill the report of a data set; returns what some samples hold, if they are read."""
     dataset = source.dataset
-    report = Report([source.where], source.name)
     if source.reads_coco:
         tasks = _check_annotations(source, report)
     else:
@@ -133,8 +145,12 @@ def _check(source: Source, limit: int | None, workers: int) -> Report:
         report.facts += f", {limit} of them read"
     check_images(tasks, source.image_reader(), source.label_reader(), workers, report.findings)
     if limit != 0 and not report.findings.count(ERROR):
-        check_targets(source, report.findings)
-    return report
+        targets = check_targets(source, report.findings)
+        if targets:
+            split = source.where.partition("_dataloader")[0]
+            report.findings.extend(check_batches(cfg, split, targets))
+        return targets
+    return None
 
 
 def _check_annotations(source: Source, report: Report) -> list[ImageTask]:

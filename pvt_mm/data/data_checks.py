@@ -8,6 +8,7 @@ from pathlib import Path
 from mmengine.config import Config
 
 from pvt_mm.config.loading import log, walk
+from pvt_mm.data.batches import check_batches
 from pvt_mm.data.checks import (
     ERROR,
     KINDS,
@@ -21,13 +22,17 @@ from pvt_mm.data.dataset_sources import Source, sources
 from pvt_mm.data.evaluators import check_evaluators
 from pvt_mm.data.image_checks import ImageTask, find_faults
 from pvt_mm.data.leftovers import find_leftovers
-from pvt_mm.data.targets import check_targets
+from pvt_mm.data.padding import preprocessor_config, preprocessor_kind
+from pvt_mm.data.splits import check_splits
+from pvt_mm.data.targets import Targets, check_targets
 from pvt_mm.errors import UserError, some
 
 __all__ = ["check_data", "check_files", "check_model"]
 
 # How many of a data set's images are read.
 SAMPLES = 8
+# How many images of a validation set are looked for in the training set.
+COMPARED = 64
 ADVICE = "`python tools/check_dataset.py CONFIG` names all"
 # Variable, default and layout of the data roots in our configs.
 ROOTS = (
@@ -48,6 +53,11 @@ ROOTS = (
     ),
     ("DEMO_ROOT", "data/demo", "`python tools/make_demo_data.py` makes it"),
 )
+OTHER_FORMATS = {
+    **dict.fromkeys((".yaml", ".yml"), "YAML, as YOLO has it"),
+    **dict.fromkeys((".txt", ".csv"), "a list or table in text"),
+    ".xml": "XML, as Pascal VOC has it",
+}
 # Heads that count something else than the data set's classes.
 OTHER_HEADS = ("rpn_head", "semantic_head", "panoptic_head", "panoptic_fusion_head")
 
@@ -65,16 +75,20 @@ def check_data(cfg: Config, splits: tuple[str, ...], read_annotations: bool = Tr
             a head's ``num_classes`` is not the number of classes.
     """
     spared = cfg.get("skip_bad_images") or 0
+    reads: dict[str, list] = {}
     for split in splits:
         found = list(sources(cfg, split))
         for source in found:
             check_files(source)
             if read_annotations:
                 _check_contents(source, spared if split == "train" else 0)
-                _check_targets(source)
+                reads.setdefault(split, []).append((source, _check_targets(cfg, split, source)))
             _refuse(source.where, _all(check_model(cfg, source)), 0)
         if read_annotations and split != "train":
             _refuse(f"{split}_evaluator", _all(check_evaluators(cfg, split, found)), 0)
+    for split in reads.keys() - {"train"} if "train" in reads else ():
+        shared = check_splits(reads["train"], reads[split], COMPARED)
+        _refuse(f"{split}_dataloader.dataset", _all(shared), 0)
 
 
 def _all(found: Iterable[Finding]) -> Findings:
@@ -96,6 +110,18 @@ def check_files(source: Source) -> None:
             raise UserError(f"{source.where}: folder {folder} ({name}) not found; {hint}")
     if dataset.ann_file and not Path(dataset.ann_file).exists():
         raise UserError(f"{source.where}: annotation file {dataset.ann_file} not found; {hint}")
+    if source.reads_coco and (other := _other_format(Path(dataset.ann_file))):
+        raise UserError(
+            f"{source.where}: annotation file {dataset.ann_file} is {other}, not COCO's JSON; "
+            f"`python tools/prepare_data.py {Path(dataset.ann_file).parent}` writes that"
+        )
+
+
+def _other_format(path: Path) -> str:
+    """Name the format of annotations that are not in a JSON file; nothing if they may be."""
+    if path.is_dir():
+        return "a folder"
+    return OTHER_FORMATS.get(path.suffix.lower(), "")
 
 
 def _check_contents(source: Source, spared: int) -> None:
@@ -112,11 +138,14 @@ def _check_contents(source: Source, spared: int) -> None:
         _check_folders(source, spared)
 
 
-def _check_targets(source: Source) -> None:
+def _check_targets(cfg: Config, split: str, source: Source) -> Targets | None:
     """Check what the loss will see; log what may be meant otherwise, each in a line."""
     findings = Findings()
-    check_targets(source, findings)
+    targets = check_targets(source, findings)
+    if targets:
+        findings.extend(check_batches(cfg, split, targets))
     _refuse(source.where, findings, 0)
+    return targets
 
 
 def _root_hint(data_root: str) -> str:
@@ -218,6 +247,22 @@ def check_model(cfg: Config, source: Source) -> Iterator[Finding]:
                 f"({some(classes)})"
             )
             yield Finding("model-classes", found)
+    means = len(preprocessor_config(cfg).get("mean") or ())
+    if preprocessor_kind(cfg) == "DetDataPreprocessor" and means not in (0, 1, 3):
+        found = f"model.data_preprocessor has {means} means, a DetDataPreprocessor takes 1 or 3"
+        yield Finding("image-channels", found)
+    for path, head in walk(cfg.model, "model"):
+        count, loss = head.get("num_classes"), head.get("loss_decode") or head.get("loss_cls")
+        for node in loss if isinstance(loss, (list, tuple)) else [loss]:
+            weights = (node or {}).get("class_weight")
+            if not isinstance(count, int) or not isinstance(weights, (list, tuple)):
+                continue
+            # A softmax of boxes has one class more, for what is no object.
+            extra = "loss_cls" in head and not node.get("use_sigmoid")
+            wanted = head.get("out_channels") or count + extra
+            if len(weights) != wanted:
+                found = f"{path} has {len(weights)} weights in class_weight for {wanted} classes"
+                yield Finding("class-weight", found)
     # A data set may know more about itself, as a classifier's does.
     find_problem = getattr(source.dataset, "find_problem", None)
     if find_problem and (problem := find_problem(cfg.model)):

@@ -16,6 +16,7 @@ from mmengine.registry import DATASETS
 from pvt_mm.config.kinds import dataset_configs
 from pvt_mm.config.loading import walk
 from pvt_mm.data.checks import CocoFile, Findings, ImageReader, LabelReader, check_coco
+from pvt_mm.data.padding import least_side
 from pvt_mm.errors import UserError
 from pvt_mm.wording import one_line
 
@@ -31,17 +32,21 @@ class Source:
         config: Its config.
         dataset: The data set; it has its paths and classes, but has read no annotations.
         evaluation: Whether it is evaluated on, not trained on.
+        least: How many pixels a side must have after the pipeline.
+        scored: Whether its annotations are used, which a test that only writes results does not.
     """
 
     where: str
     config: Mapping
     dataset: BaseDataset
     evaluation: bool = False
+    least: int = 1
+    scored: bool = True
 
     @property
     def reads_coco(self) -> bool:
         """Whether its annotations are a JSON file of images, annotations and categories."""
-        return str(self.dataset.ann_file).endswith(".json") and hasattr(self.dataset, "COCOAPI")
+        return bool(self.dataset.ann_file) and hasattr(self.dataset, "COCOAPI")
 
     @property
     def is_coco(self) -> bool:
@@ -81,6 +86,7 @@ class Source:
             masks=self.masks,
             evaluation=self.dataset.test_mode,
             objects=self.is_coco,
+            scored=self.scored,
         )
 
     def image_reader(self) -> ImageReader:
@@ -91,7 +97,8 @@ class Source:
             color_type=loads.get("color_type", "color"),
             backend=loads.get("imdecode_backend", "cv2"),
             annotated=bool(self._transform("LoadAnnotations")),
-            max_ratio=2 * min(sides) if sides else None,
+            # Sides are rounded.
+            max_ratio=min(sides) / (self.least - 0.5) if sides else None,
         )
 
     def label_reader(self) -> LabelReader | None:
@@ -122,7 +129,15 @@ def sources(cfg: Config, split: str) -> Iterator[Source]:
         dataset = _build(where, config, cfg.get("default_scope", "mmengine"))
         if dataset is not None:
             # mmseg's data sets for validation are not in test_mode.
-            yield Source(where, config, dataset, split != "train" or dataset.test_mode)
+            evaluation = split != "train" or dataset.test_mode
+            least, scored = least_side(cfg, split), split == "train" or not _only_writes(cfg, split)
+            yield Source(where, config, dataset, evaluation, least, scored)
+
+
+def _only_writes(cfg: Config, split: str) -> bool:
+    """Whether a split's predictions are written for somebody else to score."""
+    evaluators = [node for _, node in walk(cfg.get(f"{split}_evaluator")) if "type" in node]
+    return bool(evaluators) and all(node.get("format_only") for node in evaluators)
 
 
 def _build(where: str, dataset_cfg: Mapping, scope: str) -> BaseDataset | None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from mmengine.dataset import BaseDataset
 
 from pvt_mm.data.checks import IGNORED, WARNING, Finding, Findings, LabelReader
 from pvt_mm.data.checks.images import decode
@@ -19,7 +20,7 @@ from pvt_mm.data.dataset_sources import Source
 from pvt_mm.data.sample_checks import check_masks, describe
 from pvt_mm.wording import some
 
-__all__ = ["check_targets"]
+__all__ = ["Targets", "check_targets", "initialise"]
 
 # Of each data set, evenly spread; of a smaller one all.
 SAMPLES = 64
@@ -41,6 +42,8 @@ class Targets:
         sides: The longer side of each object's box that is learnt, in pixels.
         crowds: How many objects are ignored.
         failures: Why samples could not be read.
+        sizes: Heights and widths after the pipeline, with an image of each.
+        channels: The numbers of channels after it, with an image of each.
     """
 
     total: int = 0
@@ -49,6 +52,8 @@ class Targets:
     sides: list[float] = field(default_factory=list)
     crowds: int = 0
     failures: list[str] = field(default_factory=list)
+    sizes: dict[tuple[int, int], str] = field(default_factory=dict)
+    channels: dict[int, str] = field(default_factory=dict)
 
     @property
     def read(self) -> str:
@@ -57,24 +62,27 @@ class Targets:
         return f"all {count} samples" if count == self.total else f"{count} of {self.total} samples"
 
 
-def check_targets(source: Source, findings: Findings) -> None:
+def check_targets(source: Source, findings: Findings) -> Targets | None:
     """Check the labels and boxes that some of a data set's samples have after its pipeline.
 
     Args:
         source: The data set; of one that is evaluated on, label maps only, for boxes are scored as
             the annotation file has them.
         findings: Where faults are added.
+
+    Returns:
+        What the samples hold; None if there are none to read.
     """
     reader = source.label_reader()
     if reader is None and (source.evaluation or not source.reads_coco):
-        return
+        return None
     targets = _read(source)
     if targets is None:
-        return
+        return None
     if targets.failures and not targets.infos:
         reason = f"none of {len(targets.failures)} samples gets through: {targets.failures[0]}"
         findings.add(Finding("pipeline", reason, source.name))
-        return
+        return targets
     if reader is not None and targets.pixels.any():
         for kind, found in _check_pixels(targets, source.classes, reader):
             # An evaluation of it is poor, but no hours are lost.
@@ -91,6 +99,7 @@ def check_targets(source: Source, findings: Findings) -> None:
     elif targets.crowds and len(targets.infos) == targets.total:
         found = f"{targets.read} leave no object to learn, {targets.crowds} that are ignored"
         findings.add(Finding("targets-none", found, source.name))
+    return targets
 
 
 @contextmanager
@@ -105,8 +114,8 @@ def _same_random_numbers() -> Iterator[None]:
         torch.set_rng_state(before[2])
 
 
-def _read(source: Source) -> Targets | None:
-    dataset = source.dataset
+def initialise(dataset: BaseDataset) -> bool:
+    """Let a data set read its annotations; returns whether it has any sample."""
     try:
         with redirect_stdout(StringIO()):  # pycocotools says how long it takes
             dataset.full_init()
@@ -114,6 +123,13 @@ def _read(source: Source) -> Targets | None:
         # What numpy says when mmengine packs an empty list; the training words it.
         if "need at least one array to concatenate" not in str(error):
             raise
+        return False
+    return True
+
+
+def _read(source: Source) -> Targets | None:
+    dataset = source.dataset
+    if not initialise(dataset):
         return None
     targets = Targets(total=len(dataset))
     count = min(SAMPLES, targets.total)
@@ -130,12 +146,23 @@ def _read(source: Source) -> Targets | None:
             if sample is None:  # mosaics and crops ask for another one
                 continue
             targets.infos.append(info)
+            _measure(sample, str(info.get("img_path", "")), targets)
             _count(sample, targets)
     return targets
 
 
+def _measure(sample: Any, path: str, targets: Targets) -> None:
+    images = sample.get("inputs") if isinstance(sample, Mapping) else None
+    # Test-time augmentation has several views of an image.
+    for image in images if isinstance(images, list) else [images]:
+        if isinstance(image, torch.Tensor) and image.ndim == 3:
+            targets.sizes.setdefault(tuple(image.shape[1:]), path)
+            targets.channels.setdefault(image.shape[0], path)
+
+
 def _count(sample: Any, targets: Targets) -> None:
     truth = sample.get("data_samples") if isinstance(sample, Mapping) else None
+    truth = truth[0] if isinstance(truth, list) else truth
     if hasattr(truth, "gt_sem_seg"):
         values = truth.gt_sem_seg.data.flatten().numpy().astype(np.uint8)
         targets.pixels += np.bincount(values, minlength=256)
@@ -176,7 +203,7 @@ def _check_pixels(
         # Among many images, a few that lack a class say nothing.
         if classes and len(targets.infos) == targets.total:
             absent = [name for name, there in zip(classes, seen, strict=True) if not there]
-            yield "class-unseen", f"no pixel of {some(absent)} in {targets.read}"
+            yield "class-unseen", f"{targets.read} have no pixel of {some(absent)}"
     if (share := 1 - learnt.sum() / total) > IGNORED_SHARE:
         yield "targets-ignored", f"{share:.0%} of the pixels of {targets.read} are ignored"
 

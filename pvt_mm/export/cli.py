@@ -23,9 +23,11 @@ from pvt_mm.config.loading import (
     load_config,
 )
 from pvt_mm.errors import UserError, run_tool
+from pvt_mm.export.calibration import calibration_of
 from pvt_mm.export.check import can_check, compare
 from pvt_mm.export.export import FORMATS, OPSETS, check_request, export_model
 from pvt_mm.export.metadata import describe
+from pvt_mm.export.openvino import DTYPES
 from pvt_mm.export.signature import Exportable, backbone_exportable, model_exportable
 from pvt_mm.training.matching import load_matching
 from pvt_mm.training.preflight import check_checkpoint
@@ -36,6 +38,15 @@ PARTS = ("model", "backbone")
 CLASSIFICATION_SHAPE, SEGMENTATION_SHAPE, DETECTION_SHAPE = (224, 224), (512, 512), (800, 1344)
 # Batch, height and width at which a file of any size is checked.
 CHECKED = ((1, 224, 224), (2, 192, 256), (1, 256, 160))
+# Where equal outputs show nothing.
+NO_OBJECTS = (
+    "the model finds no object in the scenes for it; with a lower score_thr in model.test_cfg, and "
+    "another --out, the same network can be compared"
+)
+ONE_CLASS = (
+    "the model sees one class everywhere; with --logits, and another --out, the same network can "
+    "be compared"
+)
 
 
 def run_export(
@@ -50,6 +61,9 @@ def run_export(
     opset: int | None = None,
     standard: bool = False,
     logits: bool = False,
+    dtype: str = "float32",
+    calibrate: Sequence[str] = (),
+    max_drop: float | None = None,
     check: bool | None = None,
     cfg_options: Mapping[str, Any] | None = None,
 ) -> Path:
@@ -58,7 +72,7 @@ def run_export(
     Args:
         config: The config file.
         checkpoint: A file, a URL or an alias that holds the whole model.
-        format: ``'onnx'`` or ``'pt2'``.
+        format: ``'onnx'``, ``'openvino'`` or ``'pt2'``.
         out: The file to write; the config's name in the current folder by default.
         part: ``'model'``, or ``'backbone'`` for the PVT alone.
         shape: Height and width in pixels, for a file of one size.
@@ -66,6 +80,10 @@ def run_export(
         opset: Version of ONNX's operators; by default the newest that the model can have.
         standard: Whether an ONNX file is for other runtimes than ONNX Runtime, too.
         logits: Whether a segmentor returns logits in place of labels.
+        dtype: What OpenVINO computes the file in: ``'float32'``, ``'bfloat16'`` or ``'int8'``.
+        calibrate: Images, folders or patterns that int8 is fitted to; a few dozen are enough.
+        max_drop: By how much AP or mIoU, from 0 to 1, may fall on the config's test set by int8;
+            None does not measure it.
         check: Whether to run the file beside PyTorch; None if what runs it is installed.
         cfg_options: Changes of the config, by dotted key.
 
@@ -79,23 +97,35 @@ def run_export(
     """
     cfg = load_config(config, cfg_options)
     size = tuple(shape) if shape else _shape(cfg)
-    check_request(format, size, opset)
+    check_request(format, size, opset, dtype)
     if check and not can_check(format):
         raise UserError("--check needs onnxruntime: pip install onnxruntime")
-    path = Path(out) if out else Path(f"{Path(config).stem}{_suffix(part)}.{format}")
+    _check_int8(dtype, calibrate, max_drop, part)
+    path = Path(out) if out else Path(f"{Path(config).stem}{_suffix(part)}{FORMATS[format]}")
+    if path.suffix != FORMATS[format]:
+        raise UserError(f"--out {path}: a file of format {format} ends in {FORMATS[format]}")
     if not path.parent.is_dir():
         raise UserError(f"--out {path}: there is no folder {path.parent}")
     exportable = load_exportable(cfg, str(checkpoint), part, logits)
     print(f"exporting {exportable.task}: this takes a minute or more", flush=True)
-    export_model(exportable, path, format, size, dynamic, opset, standard)
+    calibration = calibration_of(cfg, exportable, calibrate, max_drop) if calibrate else None
+    export_model(exportable, path, format, size, dynamic, opset, standard, dtype, calibration)
     names = ", ".join(exportable.outputs)
     print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, outputs {names}", flush=True)
+    if dtype != "float32":
+        print(f"it computes in {dtype}: tools/test.py {config} {path} measures what that changes")
+        return path
     if check is False or not can_check(format):
         print("not compared with PyTorch" + ("" if check is False else ": no onnxruntime here"))
         return path
     shapes = CHECKED if dynamic else ((1, *size),)
     for tried, difference in compare(exportable, path, format, shapes).items():
-        print(f"largest difference to PyTorch at {'x'.join(map(str, tried))}: {difference:.1e}")
+        size = "x".join(map(str, tried))
+        if difference is None:
+            reason = ONE_CLASS if exportable.task == "segmentation" else NO_OBJECTS
+            print(f"not compared with PyTorch at {size}: {reason}")
+        else:
+            print(f"largest difference to PyTorch at {size}: {difference:.1e}")
     return path
 
 
@@ -127,6 +157,19 @@ def _shape(cfg: Config) -> tuple[int, int]:
     return SEGMENTATION_SHAPE if is_segmentation(cfg) else DETECTION_SHAPE
 
 
+def _check_int8(dtype: str, calibrate: Sequence[str], max_drop: float | None, part: str) -> None:
+    if dtype == "int8" and not calibrate:
+        raise UserError(
+            "--dtype int8 needs --calibrate IMAGES: some dozens of the kind it will see"
+        )
+    if dtype != "int8" and (calibrate or max_drop is not None):
+        raise UserError("--calibrate and --max-drop are for --dtype int8")
+    if calibrate and part == "backbone":
+        raise UserError("--dtype int8 is for whole models, whose test pipeline reads the images")
+    if max_drop is not None and not 0 < max_drop < 1:
+        raise UserError(f"--max-drop must be between 0 and 1, got {max_drop}")
+
+
 def _suffix(part: str) -> str:
     return "_backbone" if part == "backbone" else ""
 
@@ -140,7 +183,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Returns:
         The exit code: 0, or 2 for a mistake that stderr names in one line.
     """
-    parser = ArgumentParser(prog="export.py", description="Write a model as ONNX or pt2.")
+    parser = ArgumentParser(prog="export.py", description="Write a model as ONNX, OpenVINO or pt2.")
     parser.add_argument("config", help="config file")
     parser.add_argument("checkpoint", help="checkpoint of the whole model")
     parser.add_argument("--format", default="onnx", help=f"{' or '.join(FORMATS)} (onnx)")
@@ -167,6 +210,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="standard ONNX operators only, for other runtimes than ONNX Runtime",
     )
     parser.add_argument("--logits", action="store_true", help="of a segmentor: logits, not labels")
+    parser.add_argument(
+        "--dtype",
+        default="float32",
+        help=f"what OpenVINO computes in: {', '.join(DTYPES)} (float32)",
+    )
+    parser.add_argument(
+        "--calibrate", nargs="+", default=(), metavar="IMAGES", help="what int8 is fitted to"
+    )
+    parser.add_argument(
+        "--max-drop",
+        type=float,
+        metavar="DROP",
+        help="keep what costs int8 more than this of AP or mIoU (0 to 1) on the config's test set "
+        "in float32; takes many tests of that set",
+    )
     parser.add_argument(
         "--check",
         action=BooleanOptionalAction,

@@ -1,10 +1,11 @@
-"""Writing an :class:`~pvt_mm.export.signature.Exportable` as ONNX or as PyTorch's ``pt2``."""
+"""Writing an :class:`~pvt_mm.export.signature.Exportable` as ONNX, for OpenVINO or as ``pt2``."""
 
 from __future__ import annotations
 
 import copy
 import json
 import logging
+import tempfile
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,11 +23,12 @@ from pvt_mm.export.modules import (
     enlarge_by_integers,
     pool_by_products,
 )
+from pvt_mm.export.openvino import Calibration, check_openvino, save_openvino
 from pvt_mm.export.signature import Exportable
 
 __all__ = ["FORMATS", "OPSETS", "check_request", "export_model"]
 
-FORMATS = ("onnx", "pt2")
+FORMATS = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}  # with their suffixes
 OPSETS = range(18, 24)  # 20 is the first with a Gelu operator, 23 with Attention
 MIN_SIDE = 32  # pixels
 PACKAGES = ("onnx", "onnxscript")
@@ -41,13 +43,15 @@ def export_model(
     dynamic: bool = True,
     opset: int | None = None,
     standard: bool = False,
+    dtype: str = "float32",
+    calibration: Calibration | None = None,
 ) -> None:
     """Write a model to a file.
 
     Args:
         exportable: The model; it is not changed.
         path: The file.
-        format: ``'onnx'`` or ``'pt2'``.
+        format: One of ``FORMATS``.
         shape: Height and width of the images, in pixels; an example only if ``dynamic``.
         dynamic: Whether the file serves images of any size, any number at a time; one image of
             ``shape`` otherwise.
@@ -55,11 +59,13 @@ def export_model(
             is the fastest.
         standard: Whether an ONNX file must do with standard operators; otherwise attention is ONNX
             Runtime's ``com.microsoft.MultiHeadAttention``, from torch 2.8 on.
+        dtype: What OpenVINO computes the file in: ``'float32'``, ``'bfloat16'`` or ``'int8'``.
+        calibration: What int8 is fitted to.
 
     Raises:
         UserError: If the format, the shape or the opset is not supported or a package is missing.
     """
-    check_request(format, shape, opset)
+    check_request(format, shape, opset, dtype)
     if opset and opset > exportable.newest_opset:
         raise UserError(
             f"opset {opset}: ONNX Runtime runs this model up to opset {exportable.newest_opset}"
@@ -69,21 +75,29 @@ def export_model(
         parameter.requires_grad_(False)
     pool_by_products(module)
     enlarge_by_integers(module)
-    if format == "onnx":
+    if format != "pt2":
         convolve_maps(module)
-        if not standard and hasattr(torch.onnx, "ops"):  # torch 2.8
-            attend_in_one(module)
+    if format == "onnx" and not standard and hasattr(torch.onnx, "ops"):  # torch 2.8
+        attend_in_one(module)
     with _quiet():
         program = _record(module, exportable, shape, dynamic)
         if format == "pt2":
             metadata = json.dumps(dict(exportable.metadata))
             torch.export.save(program, path, extra_files={METADATA_FILE: metadata})
-        else:
-            opset = opset or exportable.newest_opset
+            return
+        opset = opset or exportable.newest_opset
+        if format == "onnx":
             _write_onnx(program, exportable, Path(path), opset, dynamic)
+            return
+        with tempfile.TemporaryDirectory() as folder:
+            graph = Path(folder) / "graph.onnx"
+            _write_onnx(program, exportable, graph, opset, dynamic)
+            save_openvino(graph, Path(path), exportable.metadata, dtype, calibration)
 
 
-def check_request(format: str, shape: tuple[int, int], opset: int | None) -> None:
+def check_request(
+    format: str, shape: tuple[int, int], opset: int | None, dtype: str = "float32"
+) -> None:
     """Check what :func:`export_model` is asked for, before a model is built for it.
 
     Raises:
@@ -93,12 +107,17 @@ def check_request(format: str, shape: tuple[int, int], opset: int | None) -> Non
         raise UserError(f"format {format!r} is unknown; known are {', '.join(FORMATS)}")
     if min(shape) < MIN_SIDE:
         raise UserError(f"shape {shape[0]}x{shape[1]}: both sides must be at least {MIN_SIDE}")
-    if format == "onnx":
-        if opset is not None and opset not in OPSETS:
-            raise UserError(f"opset {opset}: expected {OPSETS[0]} to {OPSETS[-1]}")
-        missing = [name for name in PACKAGES if find_spec(name) is None]
-        if missing:
-            raise UserError(f"missing for ONNX: pip install {' '.join(missing)}")
+    if format == "openvino":
+        check_openvino(dtype)
+    elif dtype != "float32":
+        raise UserError(f"--dtype {dtype} is for --format openvino; {format} is float32")
+    if format == "pt2":
+        return
+    if opset is not None and opset not in OPSETS:
+        raise UserError(f"opset {opset}: expected {OPSETS[0]} to {OPSETS[-1]}")
+    missing = [name for name in PACKAGES if find_spec(name) is None]
+    if missing:
+        raise UserError(f"missing for {format}: pip install {' '.join(missing)}")
 
 
 def _record(

@@ -13,9 +13,9 @@ from torch import Tensor
 
 from pvt_mm.errors import UserError
 from pvt_mm.inference.model import LoadedModel
-from pvt_mm.inference.results import Detection, Segmentation
-from pvt_mm.inference.samples import detection, segmentation
+from pvt_mm.inference.samples import detection
 from pvt_mm.inference.tiles import Span, Tile, join
+from pvt_mm.results import Detection, Segmentation, labels_of
 
 __all__ = ["Labels", "Objects", "gather"]
 
@@ -83,7 +83,7 @@ class Labels:
             UserError: If it is one of several and the scores are not among it.
         """
         if len(self._tiles) == 1:
-            self._labels[:] = segmentation(sample)
+            self._labels[:] = labels_of(sample.pred_sem_seg)
             return
         if "seg_logits" not in sample:
             raise UserError("the network returns no scores of pixels, which --tile needs")

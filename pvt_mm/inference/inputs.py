@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from glob import glob
@@ -11,6 +10,7 @@ from typing import TextIO
 from urllib.parse import unquote, urlparse
 
 from pvt_mm.errors import UserError
+from pvt_mm.files import unique_stem
 from pvt_mm.inference.pipeline import is_url
 
 __all__ = ["Input", "find_inputs"]
@@ -55,7 +55,7 @@ def find_inputs(arguments: Sequence[str], listed: TextIO) -> list[Input]:
     if not paths:
         raise UserError("no inputs: standard input names none")
     names: set[str] = set()
-    return [Input(path, _unique_name(path, names)) for path in paths]
+    return [Input(path, unique_stem(_named_path(path), names)) for path in paths]
 
 
 def _expand(argument: str, listed: TextIO) -> Iterator[str]:
@@ -93,21 +93,5 @@ def _suffix(path: str) -> str:
     return PurePosixPath(urlparse(path).path if is_url(path) else path).suffix.lower()
 
 
-def _unique_name(path: str, taken: set[str]) -> str:
-    """Name outputs by the input's stem; by its folder, too, or a number if that is taken."""
-    parts = PurePosixPath(unquote(urlparse(path).path) if is_url(path) else path)
-    stem = _file_name(parts.stem) or "input"
-    folder = _file_name(parts.parent.name)
-    name, number = stem, 1
-    if name.lower() in taken and folder:
-        name = stem = f"{folder}_{stem}"
-    while name.lower() in taken:  # some file systems do not tell capitals from small letters
-        number += 1
-        name = f"{stem}_{number}"
-    taken.add(name.lower())
-    return name
-
-
-def _file_name(text: str) -> str:
-    """Leave out what file systems or shells do not like in a name."""
-    return re.sub(r"[^\w.,()+ -]", "_", text).strip(". ")[:100]
+def _named_path(path: str) -> PurePosixPath:
+    return PurePosixPath(unquote(urlparse(path).path) if is_url(path) else path)

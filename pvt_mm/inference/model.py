@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from importlib.util import find_spec
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,24 +19,18 @@ from torch import nn
 
 from pvt_mm.checkpoints import CheckpointError
 from pvt_mm.checkpoints.schemes import read_once
-from pvt_mm.colours import OKABE_ITO
 from pvt_mm.config.loading import is_classification, is_segmentation, load_config, walk
 from pvt_mm.data.dataset_sources import Source, sources
+from pvt_mm.devices import choose_dtype
 from pvt_mm.errors import UserError
-from pvt_mm.inference.results import Colour
 from pvt_mm.kernels import accelerate
+from pvt_mm.results import Colour, palette_of
+from pvt_mm.results.palette import fits
+from pvt_mm.runtimes import is_exported, use_exported
+from pvt_mm.training.amp import compute_in_bfloat16
 from pvt_mm.training.matching import load_matching
 
 __all__ = ["LoadedModel", "load_model"]
-
-# After the first seven a lighter and a darker shade of each; names are written beside them anyway.
-PALETTE: tuple[Colour, ...] = (
-    *OKABE_ITO.values(),
-    *((255, 211, 128), (181, 222, 247), (111, 219, 190), (250, 245, 181)),
-    *((109, 184, 226), (255, 166, 102), (233, 192, 214)),
-    *((128, 88, 0), (20, 96, 138), (0, 84, 61), (138, 129, 10)),
-    *((0, 58, 92), (115, 50, 0), (133, 52, 97)),
-)
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,7 @@ class LoadedModel:
         source: The config's test set, for the pipeline.
         class_names: One for each class.
         palette: A colour for each class.
+        category_ids: The data set's own id of each class; from 1 on if it has none.
         iou_threshold: Of the detector's non-maximum suppression; 0.5 if it has none.
     """
 
@@ -54,6 +52,7 @@ class LoadedModel:
     source: Source
     class_names: tuple[str, ...]
     palette: tuple[Colour, ...]
+    category_ids: tuple[int, ...]
     iou_threshold: float
 
     @property
@@ -67,6 +66,7 @@ def load_model(
     checkpoint: str | os.PathLike,
     device: torch.device,
     cfg_options: Mapping[str, Any] | None = None,
+    dtype: str | None = None,
 ) -> LoadedModel:
     """Build a config's network and fill it, strictly, from a checkpoint.
 
@@ -77,6 +77,7 @@ def load_model(
         checkpoint: A file or a URL that holds the whole network.
         device: Where the network goes.
         cfg_options: Changes of the config, by dotted key.
+        dtype: ``'float32'`` or ``'bfloat16'``.
 
     Raises:
         UserError: If a file is missing, the checkpoint does not fit, or the config is of another
@@ -88,6 +89,8 @@ def load_model(
     if source is None or not source.config.get("pipeline"):
         raise UserError("the config has no test_dataloader whose data set has a pipeline")
     path = str(checkpoint)
+    if is_exported(path):
+        return _exported(cfg, source, path, device, dtype)
     content = read_once(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no state dict, but a {type(content).__name__}")
@@ -96,14 +99,41 @@ def load_model(
         network = revert_sync_batchnorm(MODELS.build(cfg.model))
     load_matching(network, content, path)
     accelerate(network)
+    network.to(device).eval()
+    if dtype and choose_dtype(dtype, device) == "bfloat16":
+        compute_in_bfloat16(network, device)
     class_names, colours = _classes(content, source, cfg)
     return LoadedModel(
-        network=network.to(device).eval(),
+        network=network,
         scope=scope,
         source=source,
         class_names=class_names,
-        palette=_palette(colours, len(class_names)),
+        palette=palette_of(colours, len(class_names)),
+        category_ids=_category_ids(content, source, class_names),
         iou_threshold=_iou_threshold(cfg),
+    )
+
+
+def _exported(
+    cfg: Config, source: Source, path: str, device: torch.device, dtype: str | None
+) -> LoadedModel:
+    """Take an exported file for the network."""
+    if device.type != "cpu":
+        raise UserError(f"{path}: exported files run on the CPU; --device cpu")
+    scope = "mmseg" if is_segmentation(cfg) else "mmdet"
+    iou_threshold, found = _iou_threshold(cfg), cfg.copy()
+    use_exported(cfg, path, dtype)
+    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", scope)):
+        network = MODELS.build(cfg.model).eval()
+    class_names, colours = _classes({"meta": network.session.metadata}, source, found)
+    return LoadedModel(
+        network=network,
+        scope=scope,
+        source=source,
+        class_names=class_names,
+        palette=palette_of(colours, len(class_names)),
+        category_ids=_category_ids({}, source, class_names),
+        iou_threshold=iou_threshold,
     )
 
 
@@ -121,6 +151,21 @@ def _read(config: str | os.PathLike | Config, cfg_options: Mapping[str, Any] | N
     if find_spec(package) is None:
         raise UserError(f"the config needs {package}, which is not installed")
     return cfg
+
+
+def _category_ids(content: dict, source: Source, names: tuple[str, ...]) -> tuple[int, ...]:
+    """Return the classes' ids as the checkpoint, the config or the test set's file has them."""
+    noted = (content.get("meta") or {}).get("dataset_meta") or {}
+    for ids in (noted.get("category_ids"), source.dataset.metainfo.get("category_ids")):
+        if isinstance(ids, (list, tuple)) and len(ids) == len(names):
+            return tuple(int(number) for number in ids)
+    known: dict[str, int] = {}
+    if source.reads_coco and Path(source.dataset.ann_file).is_file():
+        with suppress(OSError, ValueError, KeyError, TypeError):  # no file for this model, then
+            categories = json.loads(Path(source.dataset.ann_file).read_bytes())["categories"]
+            known = {entry["name"]: int(entry["id"]) for entry in categories}
+    own = all(name in known for name in names)
+    return tuple(known[name] if own else index for index, name in enumerate(names, 1))
 
 
 def _classes(content: dict, source: Source, cfg: Config) -> tuple[tuple[str, ...], Any]:
@@ -141,24 +186,10 @@ def _classes(content: dict, source: Source, cfg: Config) -> tuple[tuple[str, ...
         names = tuple(str(name) for name in one.get("classes") or ())
         if names and (not counts or len(names) in counts):
             palettes = [other.get("palette") for other in (one, *noted)]
-            return names, next((p for p in palettes if _fits(p, len(names))), None)
+            return names, next((p for p in palettes if fits(p, len(names))), None)
     if not counts:
         raise UserError("neither checkpoint nor config names the classes")
     return tuple(f"class {index}" for index in range(max(counts))), None
-
-
-def _fits(palette: Any, count: int) -> bool:
-    return (
-        isinstance(palette, (list, tuple))
-        and len(palette) == count
-        and all(len(colour) == 3 for colour in palette)
-    )
-
-
-def _palette(colours: Any, count: int) -> tuple[Colour, ...]:
-    if colours is None:
-        return tuple(PALETTE[index % len(PALETTE)] for index in range(count))
-    return tuple(tuple(int(value) for value in colour) for colour in colours)
 
 
 def _iou_threshold(cfg: Config) -> float:

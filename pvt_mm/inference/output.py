@@ -15,37 +15,13 @@ import cv2
 import numpy as np
 from pycocotools import mask as coco_masks
 
-from pvt_mm.errors import UserError
 from pvt_mm.files import replacing
 from pvt_mm.inference.inputs import Input
 from pvt_mm.inference.predictor import Result
-from pvt_mm.inference.results import Detection
 from pvt_mm.inference.video import VideoWriter, frame_rate
+from pvt_mm.results import Detection
 
-__all__ = ["CocoFile", "Output", "prepare_folder"]
-
-
-def prepare_folder(folder: Path, overwrite: bool) -> None:
-    """Make a folder for results.
-
-    Args:
-        folder: Where they go.
-        overwrite: Whether files of the same names may be replaced.
-
-    Raises:
-        UserError: If it is not empty and nothing may be replaced, or cannot be made.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        filled = next(folder.iterdir(), None)
-        TemporaryFile(dir=folder).close()
-    except OSError as error:
-        raise UserError(f"--out-dir {folder}: {error.strerror}") from error
-    if filled and not overwrite:
-        raise UserError(
-            f"--out-dir {folder} is not empty; --overwrite replaces results of the same names "
-            "there, or name another folder"
-        )
+__all__ = ["CocoFile", "Output"]
 
 
 class Output:
@@ -56,17 +32,24 @@ class Output:
     Args:
         folder: Where all goes.
         class_names: The classes.
+        category_ids: The id of each in COCO files.
         is_segmentor: Whether results are label maps.
         pictures: Whether to draw.
     """
 
     def __init__(
-        self, folder: Path, class_names: Sequence[str], is_segmentor: bool, pictures: bool = True
+        self,
+        folder: Path,
+        class_names: Sequence[str],
+        category_ids: Sequence[int],
+        is_segmentor: bool,
+        pictures: bool = True,
     ) -> None:
         self.folder, self.pictures = folder, pictures
         self.class_names = class_names
         self.counts: Counter[int] = Counter()  # objects or pixels by class
-        self._coco = None if is_segmentor else CocoFile(folder / "results.json", class_names)
+        path = folder / "results.json"
+        self._coco = None if is_segmentor else CocoFile(path, class_names, category_ids)
         self._video: tuple[Input, VideoWriter] | None = None
 
     def __enter__(self) -> Output:
@@ -92,7 +75,7 @@ class Output:
             labels, pixels = np.unique(result.labels, return_counts=True)
             self.counts.update(dict(zip(labels.tolist(), pixels.tolist(), strict=True)))
         if self.pictures:
-            self._draw(source, result.draw(image))
+            self._draw(source, result.draw(image[..., :3]))
 
     def by_class(self) -> dict[str, int]:
         """Return how many objects, or pixels, of each class there were."""
@@ -128,17 +111,18 @@ class Output:
 class CocoFile:
     """A COCO file of detections that grows on the disk, not in memory.
 
-    Image ids count from 1 in the order of the images, category ids from 1 in the order of the
-    classes.
+    Image ids count from 1 in the order of the images.
 
     Args:
         path: The file; it is there once :meth:`close` is called.
         class_names: The classes.
+        category_ids: The id of each.
     """
 
-    def __init__(self, path: Path, class_names: Sequence[str]) -> None:
+    def __init__(self, path: Path, class_names: Sequence[str], category_ids: Sequence[int]) -> None:
         self.path = path
-        self.categories = [{"id": i + 1, "name": name} for i, name in enumerate(class_names)]
+        pairs = zip(category_ids, class_names, strict=True)
+        self.categories = [{"id": number, "name": name} for number, name in pairs]
         self._parts = {name: _Items(path.parent) for name in ("images", "annotations")}
 
     def add(self, source: Input, frame: int, size: tuple[int, int], found: Detection) -> None:
@@ -151,7 +135,12 @@ class CocoFile:
         first = annotations.count + 1
         annotations.add(
             [
-                {"id": first + index, "image_id": image["id"], **_annotation(found, index)}
+                {
+                    "id": first + index,
+                    "image_id": image["id"],
+                    "category_id": self.categories[int(found.labels[index])]["id"],
+                    **_annotation(found, index),
+                }
                 for index in range(len(found))
             ]
         )
@@ -190,7 +179,6 @@ def _annotation(found: Detection, index: int) -> dict[str, Any]:
     x1, y1, x2, y2 = (float(value) for value in found.boxes[index])
     box = [round(value, 3) for value in (x1, y1, x2 - x1, y2 - y1)]
     annotation = {
-        "category_id": int(found.labels[index]) + 1,
         "bbox": box,
         "area": round(box[2] * box[3], 3),
         "iscrowd": 0,

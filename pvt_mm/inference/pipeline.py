@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 from urllib.request import Request, urlopen
 
+import cv2
 import numpy as np
 from mmengine.dataset import Compose
 from mmengine.fileio import get
@@ -16,6 +17,7 @@ from pvt_mm.data.checks.images import decode
 from pvt_mm.data.dataset_sources import Source
 from pvt_mm.errors import UserError
 from pvt_mm.version import __version__
+from pvt_mm.wording import one_line
 
 __all__ = ["Pipeline", "UnreadableError", "is_url"]
 
@@ -23,7 +25,7 @@ TIMEOUT = 30  # seconds without a byte
 
 
 class UnreadableError(UserError):
-    """An image or a video cannot be read."""
+    """An image or a video cannot be read, or not be predicted."""
 
 
 def is_url(path: str) -> bool:
@@ -39,12 +41,13 @@ class Pipeline:
     Args:
         source: The config's test set.
         scope: ``mmdet`` or ``mmseg``.
+        channels: How many the network takes.
 
     Raises:
         UserError: If the pipeline does not begin with an image file.
     """
 
-    def __init__(self, source: Source, scope: str) -> None:
+    def __init__(self, source: Source, scope: str, channels: int = 3) -> None:
         steps = [dict(step) for step in source.config["pipeline"]]
         steps = [step for step in steps if "Annotations" not in _name(step)]
         if not steps or _name(steps[0]) != "LoadImageFromFile":
@@ -52,7 +55,7 @@ class Pipeline:
         load = {"type": f"{scope}.LoadImageFromNDArray", "to_float32": steps[0].get("to_float32")}
         with DefaultScope.overwrite_default_scope(scope):
             self._apply = Compose([load, *steps[1:]])
-        self._reader = source.image_reader()
+        self._reader, self._channels = source.image_reader(), channels
         self.side = _shorter_side(steps)
 
     def read(self, path: str) -> np.ndarray:
@@ -62,7 +65,7 @@ class Pipeline:
             path: A file, a URL, or whatever else mmengine can read from.
 
         Returns:
-            ``(H, W, 3)`` uint8, BGR.
+            ``(H, W, 3)`` uint8, BGR; or as many channels as the network takes.
 
         Raises:
             UnreadableError: If that is not possible.
@@ -74,13 +77,26 @@ class Pipeline:
             raise UnreadableError(f"{path}: {reason}") from error
         if isinstance(image, str):
             raise UnreadableError(f"{path}: {image}")
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise UnreadableError(f"{path}: {image.dtype} {image.shape} is no image of 3 channels")
+        wanted = self._channels
+        if image.ndim != 3 or image.shape[2] != wanted or image.dtype != np.uint8:
+            found = f"{image.dtype} {image.shape} is no image of {wanted} channels"
+            raise UnreadableError(f"{path}: {found}")
         return image
 
     def __call__(self, image: np.ndarray) -> dict[str, Any]:
-        """Return what the network takes: ``inputs`` ``(3, h, w)`` and ``data_samples``."""
-        return self._apply({"img": image, "img_id": 0})
+        """Return what the network takes: ``inputs`` ``(3, h, w)`` and ``data_samples``.
+
+        Raises:
+            UnreadableError: If a step does not take it: of an elongated image, resizing may leave
+                nothing.
+        """
+        try:
+            return self._apply({"img": image, "img_id": 0})
+        except (cv2.error, ArithmeticError, ValueError) as error:
+            height, width = image.shape[:2]
+            raise UnreadableError(
+                f"the pipeline cannot take {width} x {height} pixels ({one_line(error)})"
+            ) from error
 
 
 def _fetch(path: str) -> bytes:

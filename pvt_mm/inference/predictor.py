@@ -16,14 +16,15 @@ from mmengine.config import Config
 from mmengine.registry import DefaultScope
 from mmengine.structures import BaseDataElement
 
+from pvt_mm.backbones import PVT, PVTv2
 from pvt_mm.devices import choose_device
-from pvt_mm.errors import UserError
+from pvt_mm.errors import InputSizeError, UserError
 from pvt_mm.inference.gathering import gather
-from pvt_mm.inference.masks import resize
 from pvt_mm.inference.model import load_model
-from pvt_mm.inference.pipeline import Pipeline
-from pvt_mm.inference.results import Detection, Segmentation
+from pvt_mm.inference.pipeline import Pipeline, UnreadableError
 from pvt_mm.inference.tiles import tiles
+from pvt_mm.results import Detection, Segmentation, resize
+from pvt_mm.runtimes import is_exported
 from pvt_mm.training.amp import float32_boxes
 
 __all__ = ["Image", "Predictor", "Result"]
@@ -48,7 +49,7 @@ class Predictor:
     Args:
         config: A detection or segmentation config: a file, or as mmengine has read it.
         checkpoint: A file or a URL that holds the whole network. It is loaded strictly, and
-            nothing in it is executed.
+            nothing in it is executed. Or a ``.onnx`` or ``.xml`` file of ``tools/export.py``.
         device: Such as ``cpu`` or ``cuda:1``; by default a GPU if there is one.
         batch_size: How many images, or tiles, are predicted together.
         score_thr: Objects of a lower score are left out.
@@ -59,10 +60,13 @@ class Predictor:
         tile_overlap: Least share of a tile that its neighbour covers, too. Objects that are
             longer than this may be found in pieces.
         amp: Compute in mixed precision, on CPUs in bfloat16.
+        dtype: ``'float32'`` or ``'bfloat16'``, where the processor has instructions for it; by
+            default float32, of an exported file its own.
         cfg_options: Changes of the config, by dotted key.
 
     Attributes:
         class_names: The classes that the network knows.
+        category_ids: The data set's own id of each class; from 1 on if it has none.
         is_segmentor: Whether results are segmentations; otherwise they are detections.
 
     Raises:
@@ -82,6 +86,7 @@ class Predictor:
         tile: int | str | None = None,
         tile_overlap: float = 0.25,
         amp: bool = False,
+        dtype: str | None = None,
         cfg_options: Mapping[str, Any] | None = None,
     ) -> None:
         _check_at_least("--batch-size", batch_size, 1)
@@ -93,11 +98,16 @@ class Predictor:
             raise UserError(f"--tile-overlap must be from 0 to below 0.9, got {tile_overlap}")
         self.batch_size, self.score_thr, self.max_size = batch_size, score_thr, max_size
         self.tile_overlap, self.amp = tile_overlap, amp
-        self.device = choose_device(device)
-        self._model = load_model(config, checkpoint, self.device, cfg_options)
-        self._pipeline = Pipeline(self._model.source, self._model.scope)
+        self.device = choose_device("cpu" if device is None and is_exported(checkpoint) else device)
+        if amp and dtype:
+            raise UserError("--amp and --dtype exclude each other")
+        self._model = load_model(config, checkpoint, self.device, cfg_options, dtype)
+        backbone = getattr(self._model.network, "backbone", None)
+        self._channels = backbone.in_channels if isinstance(backbone, (PVT, PVTv2)) else 3
+        self._pipeline = Pipeline(self._model.source, self._model.scope, self._channels)
         self.tile = (self._pipeline.side or DEFAULT_TILE) if tile == "auto" else tile
         self.class_names = self._model.class_names
+        self.category_ids = self._model.category_ids
         self.is_segmentor = self._model.is_segmentor
         if amp:
             float32_boxes(self._model.network)
@@ -136,12 +146,15 @@ class Predictor:
         return self._pipeline.read(str(path))
 
     def predict(self, images: Sequence[np.ndarray]) -> list[Result]:
-        """Predict arrays ``(H, W, 3)``, all of which are held in memory."""
+        """Predict arrays ``(H, W, 3)``, all of which are held in memory.
+
+        Raises:
+            UnreadableError: If one is too small for the network, or too elongated.
+        """
         for image in images:
-            if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-                raise ValueError(
-                    f"an image is (H, W, 3) uint8 in BGR, but got {image.shape} {image.dtype}"
-                )
+            if image.ndim != 3 or image.shape[2] != self._channels or image.dtype != np.uint8:
+                wanted = f"(H, W, {self._channels}) uint8" + " in BGR" * (self._channels == 3)
+                raise ValueError(f"an image is {wanted}, but got {image.shape} {image.dtype}")
         smaller = [self._shrunk(image) for image in images]
         sizes = [image.shape[:2] for image in smaller]
         layouts = [tiles(*size, self.tile, self.tile_overlap) for size in sizes]
@@ -182,6 +195,8 @@ class Predictor:
                     found = self._model.network.test_step(batch)
                 except torch.cuda.OutOfMemoryError as error:
                     raise UserError(OUT_OF_MEMORY) from error
+                except InputSizeError as error:
+                    raise UnreadableError(str(error)) from error
             samples.update(zip(indices, found, strict=True))
         return [samples[index] for index in range(len(packed))]
 

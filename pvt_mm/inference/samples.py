@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import numpy as np
 from mmengine.structures import BaseDataElement
 
 from pvt_mm.errors import UserError
-from pvt_mm.inference.masks import box_of, encode
-from pvt_mm.inference.results import Colour, Detection
 from pvt_mm.inference.tiles import Tile
+from pvt_mm.results import Colour, Detection, objects_of
 
-__all__ = ["detection", "segmentation"]
+__all__ = ["detection"]
 
 
 def detection(
@@ -36,20 +34,5 @@ def detection(
     """
     if "pred_instances" not in sample:
         raise UserError("the network predicts no objects with boxes or masks of their own")
-    found = sample.pred_instances.cpu()
-    found = found[found.scores >= score_thr]
-    found = found[found.scores.argsort(descending=True, stable=True)]
-    left, top = tile.x.start, tile.y.start
-    boxes, masks = found.bboxes.float().numpy(), None
-    boxes = boxes + np.array([left, top, left, top], np.float32)
-    if "masks" in found:
-        masks = tuple(encode(np.asarray(mask), size, left, top) for mask in found.masks)
-        if masks and not found.bboxes.any():  # some networks predict masks only
-            boxes = np.stack([box_of(mask) for mask in masks])
-    labels = found.labels.numpy().astype(np.int64)
-    return Detection(boxes, found.scores.float().numpy(), labels, masks, class_names, palette)
-
-
-def segmentation(sample: BaseDataElement) -> np.ndarray:
-    """Return the labels ``(H, W)`` that a segmentor gives an image."""
-    return sample.pred_sem_seg.data[0].cpu().numpy()
+    corner = tile.x.start, tile.y.start
+    return objects_of(sample.pred_instances, class_names, palette, size, corner, score_thr)

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from mmcv.ops import batched_nms
 
-from pvt_mm.inference.results import Detection, area
+from pvt_mm.results import Detection, area
 
 __all__ = ["Span", "Tile", "join", "spans", "tiles"]
 

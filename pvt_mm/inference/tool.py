@@ -18,11 +18,12 @@ from typing import Any
 import numpy as np
 
 from pvt_mm.config.loading import OptionAction
+from pvt_mm.devices import DTYPES
 from pvt_mm.errors import Interrupted, UserError, run_tool
 from pvt_mm.inference.inputs import Input, find_inputs
-from pvt_mm.inference.output import Output, prepare_folder
+from pvt_mm.inference.output import Output
 from pvt_mm.inference.pipeline import UnreadableError
-from pvt_mm.inference.predictor import Predictor
+from pvt_mm.inference.predictor import Predictor, Result
 from pvt_mm.inference.progress import Progress
 from pvt_mm.inference.summary import (
     conclusion,
@@ -32,6 +33,7 @@ from pvt_mm.inference.summary import (
     write_summary,
 )
 from pvt_mm.inference.video import frame_count, read_frames
+from pvt_mm.training.outputs import prepare_folder
 
 __all__ = ["main", "run_infer"]
 
@@ -82,7 +84,7 @@ def run_infer(
     """
     sources = find_inputs(inputs, sys.stdin)
     folder = Path(out_dir).expanduser()
-    prepare_folder(folder, overwrite)
+    prepare_folder("--out-dir", folder, overwrite)
     with redirect_stdout(sys.stderr):  # the log; stdout is for the result
         predictor = Predictor(config, checkpoint, device, **options)
     summary = {
@@ -113,13 +115,18 @@ def _predict(
     frames = _frames(sources, predictor.read, failed)
     with (
         Progress(sum(map(_length, sources))) as progress,
-        Output(folder, predictor.class_names, predictor.is_segmentor, pictures) as output,
+        Output(
+            folder,
+            predictor.class_names,
+            predictor.category_ids,
+            predictor.is_segmentor,
+            pictures,
+        ) as output,
     ):
         while not received and (batch := list(islice(frames, predictor.batch_size))):
-            results = predictor.predict([frame.image for frame in batch])
-            for frame, result in zip(batch, results, strict=True):
+            for frame, result in _results(predictor, batch, failed):
                 output.add(frame.source, frame.number, frame.image, result)
-            progress.advance(len(batch))
+                progress.advance(1)
         return {
             "images": progress.done,
             "failed": failed,
@@ -142,9 +149,27 @@ def _frames(
             else:
                 yield Frame(source, 0, read(source.path))
         except UnreadableError as error:
-            reason = str(error).removeprefix(f"{source.path}: ")
-            failed.append({"input": source.path, "reason": reason})
-            print(f"error: {error}", file=sys.stderr, flush=True)
+            _note(source, error, failed)
+
+
+def _results(
+    predictor: Predictor, batch: list[Frame], failed: list[dict[str, str]]
+) -> Iterator[tuple[Frame, Result]]:
+    """Yield frames and their results; note and say what the network cannot take."""
+    try:
+        yield from zip(batch, predictor.predict([frame.image for frame in batch]), strict=True)
+    except UnreadableError as error:
+        if len(batch) == 1:
+            _note(batch[0].source, error, failed)
+            return
+        for frame in batch:
+            yield from _results(predictor, [frame], failed)
+
+
+def _note(source: Input, error: UnreadableError, failed: list[dict[str, str]]) -> None:
+    reason = str(error).removeprefix(f"{source.path}: ")
+    failed.append({"input": source.path, "reason": reason})
+    print(f"error: {source.path}: {reason}", file=sys.stderr, flush=True)
 
 
 def _length(source: Input) -> int:
@@ -200,7 +225,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         description="Find objects, or the classes of pixels, in images and videos.",
     )
     parser.add_argument("config", help="config file")
-    parser.add_argument("checkpoint", help="checkpoint of the whole model: a file or a URL")
+    parser.add_argument(
+        "checkpoint",
+        help="checkpoint of the whole model: a file or a URL; or an exported .onnx or .xml",
+    )
     parser.add_argument(
         "inputs",
         nargs="+",
@@ -232,6 +260,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--tile-overlap", type=float, default=0.25, help="share that neighbours share (0.25)"
     )
+    parser.add_argument("--dtype", choices=DTYPES, help="what to compute in")
     parser.add_argument("--amp", action="store_true", help="mixed precision; on CPUs in bfloat16")
     parser.add_argument(
         "--cfg-options",

@@ -70,7 +70,9 @@ class FastMlp(Mlp):
     def _activation_params(self) -> tuple[Tensor, ...]:
         return ()
 
-    def _activate(self, hidden: Tensor, band: Band, *, in_place: bool = False) -> Tensor:
+    def _activate(
+        self, hidden: Tensor, band: Band, *params: Tensor, in_place: bool = False
+    ) -> Tensor:
         return torch.ops.aten.gelu_(hidden) if in_place else F.gelu(hidden)
 
 
@@ -80,11 +82,14 @@ class FastConvMlp(FastMlp, ConvMlp):
     halo = 1
 
     def _activation_params(self) -> tuple[Tensor, ...]:
-        return self.dwconv.dwconv.weight, self.dwconv.dwconv.bias
+        conv = self.dwconv.dwconv
+        assert conv.bias is not None  # as built
+        return conv.weight, conv.bias
 
     def _activate(
-        self, hidden: Tensor, band: Band, weight: Tensor, bias: Tensor, *, in_place: bool = False
+        self, hidden: Tensor, band: Band, *params: Tensor, in_place: bool = False
     ) -> Tensor:
+        weight, bias = params
         if isinstance(self.relu, nn.ReLU):
             hidden = F.relu(hidden, inplace=in_place)
         if gpu.is_available(hidden):
@@ -124,6 +129,9 @@ class FastBlock(Block):
 
     Without a gradient, on CPUs; keys and values are made of the whole map before.
     """
+
+    attn: FastAttention
+    mlp: FastMlp
 
     def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
         """Refine the tokens of an ``hw`` map."""

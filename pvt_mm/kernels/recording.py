@@ -12,4 +12,4 @@ _is_compiling = getattr(torch.compiler, "is_compiling", None) or torch._utils.is
 
 def is_recording() -> bool:
     """Whether the call is part of ``torch.compile``, of an export or of a trace."""
-    return _is_compiling() or torch.jit.is_tracing()
+    return bool(_is_compiling() or torch._C._get_tracing_state())

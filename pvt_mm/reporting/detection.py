@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from pvt_mm.reporting.evaluation import (
     check_same_images,
 )
 from pvt_mm.reporting.predictions import read_detections
+from pvt_mm.training.evidence import doubts_of_objects
 
 __all__ = ["evaluate_detections"]
 
@@ -46,7 +48,10 @@ def evaluate_detections(cfg: Config, path: Path) -> Evaluation:
     samples = read_detections(path)
     dataset = build_test_set(cfg)
     if not hasattr(dataset, "cat_ids"):
-        raise UserError(f"the page can only evaluate COCO data, not {type(dataset).__name__}")
+        raise UserError(
+            f"the page can only evaluate COCO data, not {type(dataset).__name__}; "
+            "tools/prepare_data.py writes Pascal VOC and others as COCO"
+        )
     infos = [dataset.get_data_info(index) for index in range(len(dataset))]
     check_same_images(path, map(_key, samples), map(_key, infos))
     classes = dataset.metainfo["classes"]
@@ -60,8 +65,15 @@ def evaluate_detections(cfg: Config, path: Path) -> Evaluation:
         confusion=_confusion(results.match(IOU, classwise=False), dataset),
         images=list(_ranked(infos, by_image, classes)),
         score_name=f"F1 at IoU {IOU} and score {SCORE}",
+        doubts=list(doubts_of_objects(classes, *_counts(results, by_class))),
         draw=DetectionPictures(dataset, by_id, results.has_masks, SCORE),
     )
+
+
+def _counts(results: CocoResults, by_class: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Count detections of any score, and objects, by class."""
+    found = Counter(entry["category_id"] for entry in results.found["bbox"].anns.values())
+    return np.array([found[key] for key in results.dataset.cat_ids]), by_class[:, :2].sum(1)
 
 
 def _key(image: Mapping[str, Any]) -> str:

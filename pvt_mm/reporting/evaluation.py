@@ -74,6 +74,7 @@ class Evaluation:
         images: Those that can be ranked.
         score_name: What ranks them.
         draw: Makes two pictures of an image, annotations and predictions, ``(H, W, 3)`` RGB.
+        doubts: Where the metrics rest on nothing, or on a part of the classes.
         legend: What the pictures' colours mean, in CSS's words, where they don't say it.
     """
 
@@ -83,6 +84,7 @@ class Evaluation:
     images: list[ImageScore]
     score_name: str
     draw: Callable[[int], tuple[np.ndarray, np.ndarray]]
+    doubts: list[str] = field(default_factory=list)
     legend: list[tuple[str, str]] = field(default_factory=list)
 
     def extremes(self, count: int) -> tuple[list[ImageScore], list[ImageScore]]:

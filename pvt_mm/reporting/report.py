@@ -70,6 +70,7 @@ def make_report(
             "run_facts": _run_facts(record),
             "environment": record.environment,
             "config": record.config_text,
+            "doubts": record.doubts,
             "evaluation": evaluation,
             "predictions": source,
             **_curves(run),

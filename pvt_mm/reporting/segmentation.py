@@ -26,6 +26,7 @@ from pvt_mm.reporting.evaluation import (
     display_size,
 )
 from pvt_mm.reporting.predictions import read_label_maps
+from pvt_mm.training.evidence import doubts_of_pixels
 
 __all__ = ["evaluate_label_maps"]
 
@@ -78,6 +79,7 @@ def evaluate_label_maps(cfg: Config, path: Path) -> Evaluation:
         confusion=Confusion(classes, counts, "pixels"),
         images=images,
         score_name="mIoU in percent",
+        doubts=list(doubts_of_pixels(classes, areas[2].numpy(), areas[3].numpy())),
         draw=_Pictures(dataset, reader),
         legend=[
             (name, f"rgb{tuple(map(int, colour))}")

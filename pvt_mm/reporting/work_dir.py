@@ -12,11 +12,13 @@ from pathlib import Path
 from mmengine.config import Config
 
 from pvt_mm.errors import UserError
+from pvt_mm.training.evidence import MARK
 from pvt_mm.training.resuming.latest import POINTER
 
 __all__ = ["WorkDir", "read_work_dir"]
 
 _STAMP = re.compile(r"(\d{4}/\d\d/\d\d \d\d:\d\d:\d\d) - ")
+_VALIDATED = re.compile(r" - INFO - (?:Epoch|Iter)\(val\) .*\[ *(\d+)/\1\] ")
 _FACT = re.compile(r" {4}(\S[^:]*): (.*\S)")
 # mmengine's banner of the environment: its title, and the line that ends it.
 _TITLE = "System environment:"
@@ -33,12 +35,14 @@ class WorkDir:
         config_path: The config as the last start dumped it, with all options; None if it is gone.
         environment: Versions, seed and launcher that the last start logged.
         times: When the training began and ended, and how long it ran.
+        doubts: What the last validation's figures rest on, where that is little.
     """
 
     path: Path
     config_path: Path | None
     environment: dict[str, str]
     times: dict[str, str]
+    doubts: list[str]
 
     @property
     def named_config(self) -> Path | None:
@@ -83,16 +87,19 @@ def read_work_dir(path: Path) -> WorkDir:
     # Tests leave folders, too, but no scalars.
     starts = sorted(file.parents[1] for file in path.glob("*/vis_data/scalars.json"))
     dumped = [start / "vis_data" / "config.py" for start in starts[-1:]] + sorted(path.glob("*.py"))
-    spans, environment = [], {}
+    spans, environment, doubts = [], {}, []
     for log in (file for start in starts for file in sorted(start.glob("*.log"))):
         with log.open(errors="replace") as lines:
             environment = dict(_facts(lines)) or environment
             lines.seek(0)
+            lines.seek(0)
+            if (said := _doubts(lines)) is not None:
+                doubts = said
+            lines.seek(0)
             if span := _span(lines):
                 spans.append(span)
-    return WorkDir(
-        path, next((file for file in dumped if file.is_file()), None), environment, _times(spans)
-    )
+    config = next((file for file in dumped if file.is_file()), None)
+    return WorkDir(path, config, environment, _times(spans), doubts)
 
 
 def _facts(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
@@ -102,6 +109,17 @@ def _facts(lines: Iterator[str]) -> Iterator[tuple[str, str]]:
     for line in takewhile(lambda line: not line.startswith(_RULE), lines):
         if (match := _FACT.match(line)) and match[1] != _TOO_LONG:
             yield match[1], match[2]
+
+
+def _doubts(lines: Iterator[str]) -> list[str] | None:
+    """Return what is said before the figures of the last validation; None if there is none."""
+    said, last = [], None
+    for line in lines:
+        if MARK in line:
+            said.append(line.partition(" - WARNING - ")[2].strip())
+        elif _VALIDATED.search(line):
+            said, last = [], said
+    return last
 
 
 def _span(lines: Iterator[str]) -> tuple[datetime, datetime] | None:

@@ -14,7 +14,16 @@ from pvt_mm.config.loading import log
 from pvt_mm.registry import HOOKS, OPTIM_WRAPPERS
 from pvt_mm.training.models import map_tensors
 
-__all__ = ["AmpOptimWrapper", "Float32BoxesHook", "float32_boxes", "is_amp"]
+__all__ = [
+    "AmpOptimWrapper",
+    "Float32BoxesHook",
+    "compute_in_bfloat16",
+    "float32_boxes",
+    "is_amp",
+]
+
+# Their products are what bfloat16 makes faster.
+PRODUCTS = (nn.Linear, nn.Conv2d, nn.ConvTranspose2d)
 
 
 def is_amp(optim_wrapper: Mapping[str, Any]) -> bool:
@@ -65,6 +74,22 @@ class Float32BoxesHook(Hook):
         """Reach into heads and RoI extractors, if the optimizer's wrapper says bfloat16."""
         if getattr(runner.optim_wrapper, "cast_dtype", None) == torch.bfloat16:
             float32_boxes(runner.model)
+
+
+def compute_in_bfloat16(model: nn.Module, device: str | torch.device) -> None:
+    """Let a model predict in bfloat16, boxes excepted; it does not train afterwards.
+
+    The weights of products are cast once; under autocast alone they would be at every call.
+
+    Args:
+        model: A detector, segmentor or classifier, changed in place.
+        device: Where it computes.
+    """
+    float32_boxes(model)
+    for module in model.modules():
+        if type(module) in PRODUCTS:
+            module.bfloat16()
+    model.forward = torch.autocast(torch.device(device).type, torch.bfloat16)(model.forward)
 
 
 def float32_boxes(model: nn.Module) -> None:

@@ -1,6 +1,6 @@
 """What a training of ours declares in its config, and how a config that lacks it gets it.
 
-``configs/_base_/runtime.py`` and the recipes that inherit it say the same, so that every entry
+``configs/_base_/hooks.py`` and the recipes that inherit it say the same, so that every entry
 point starts the same training. A config of another project gets it here, from our tools.
 """
 
@@ -13,12 +13,13 @@ from pvt_mm.config.loading import log
 
 __all__ = ["CUSTOM_HOOKS", "declare", "declared_hook"]
 
-# As in configs/_base_/runtime.py, in this order: hooks of equal priority are called by it.
+# As in configs/_base_/hooks.py, in this order: hooks of equal priority are called by it.
 CUSTOM_HOOKS = (
     "pvt_mm.AccelerateHook",
     "pvt_mm.Float32BoxesHook",
     "pvt_mm.MatchingKeysHook",
     "pvt_mm.ScheduleHook",
+    "pvt_mm.EvidenceHook",
     "pvt_mm.BadSamplesHook",
     "pvt_mm.DivergenceHook",
     "pvt_mm.InterruptionHook",

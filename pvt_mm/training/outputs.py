@@ -2,18 +2,25 @@
 
 import os
 import sys
-from collections.abc import Sequence
-from pathlib import Path
+from collections.abc import Mapping, Sequence
+from pathlib import Path, PurePosixPath
+from tempfile import TemporaryFile
+from typing import Any
 
 import mmcv
+import numpy as np
 from mmengine.config import Config
+from mmengine.dist import is_main_process
 from mmengine.hooks import Hook
 from mmengine.runner import Runner
+from mmengine.structures import BaseDataElement
 
 from pvt_mm.config.loading import is_classification, is_segmentation
 from pvt_mm.errors import UserError
+from pvt_mm.files import unique_stem
+from pvt_mm.results import Segmentation, labels_of, objects_of, palette_of
 
-__all__ = ["PictureHook", "check_display", "save_predictions"]
+__all__ = ["PictureHook", "check_display", "prepare_folder", "save_predictions"]
 
 PICKLES = (".pkl", ".pickle")
 
@@ -21,11 +28,12 @@ PICKLES = (".pkl", ".pickle")
 class PictureHook(Hook):
     """Draw each tested image, its annotations on the left if there are any.
 
-    mmengine's visualizers draw in the first process only, so in a distributed run that one's
-    share of the images is drawn.
+    Small images are enlarged, so that names can be read, and no name is cut at the border; mm's
+    visualizers do neither. Of a distributed run the first process's share of the images is drawn.
 
     Args:
-        folder: Where the pictures go, named like their images; ``None`` writes none.
+        folder: Where the pictures go, named like their images, of two that are called the same
+            one with its folder's name before; ``None`` writes none.
         show: Whether to open each in a window.
         wait_time: How long a window stays open, in seconds; 0 waits for a key.
         score_thr: Boxes and masks of a lower score are not drawn.
@@ -42,6 +50,7 @@ class PictureHook(Hook):
         self.show = show
         self.wait_time = wait_time
         self.score_thr = score_thr
+        self._taken: set[str] = set()
 
     def after_test_iter(
         self,
@@ -51,21 +60,59 @@ class PictureHook(Hook):
         outputs: Sequence | None = None,
     ) -> None:
         """Draw one batch of predictions."""
-        segmentation = is_segmentation(runner.cfg)
-        # mmseg's visualizer draws no boxes and knows no score threshold.
-        options = {} if segmentation else {"pred_score_thr": self.score_thr}
+        if not is_main_process():
+            return
         for sample in outputs:
-            name = Path(sample.img_path).name
-            runner.visualizer.add_datasample(
-                name,
-                mmcv.imread(sample.img_path, channel_order="rgb"),
-                data_sample=sample,
-                show=self.show,
-                wait_time=self.wait_time,
-                out_file=None if self.folder is None else str(self.folder / name),
-                step=batch_idx,
-                **options,
-            )
+            path = PurePosixPath(sample.img_path)
+            picture = self._draw(sample, dict(runner.visualizer.dataset_meta))
+            if self.folder is not None:
+                file = self.folder / f"{unique_stem(path, self._taken)}{path.suffix}"
+                mmcv.imwrite(picture, str(file))
+            if self.show:
+                runner.visualizer.show(picture[..., ::-1], path.name, self.wait_time)
+
+    def _draw(self, sample: BaseDataElement, meta: Mapping[str, Any]) -> np.ndarray:
+        """Return the picture, BGR: what is annotated, if anything is, beside what is predicted."""
+        image = mmcv.imread(sample.img_path)
+        names = tuple(meta.get("classes") or ())
+        palette = palette_of(meta.get("palette"), len(names))
+        pictures = []
+        for kind in ("gt", "pred"):
+            pixels, instances = sample.get(f"{kind}_sem_seg"), sample.get(f"{kind}_instances")
+            if pixels is not None and "data" in pixels:
+                labels = labels_of(pixels)
+                if labels.shape == image.shape[:2]:  # else the pipeline has resized annotations
+                    pictures.append(Segmentation(labels, names, palette).draw(image))
+            elif instances is not None and "bboxes" in instances:
+                found = objects_of(
+                    instances, names, palette, image.shape[:2], score_thr=self.score_thr
+                )
+                pictures.append(found.draw(image))
+        return np.hstack(pictures) if pictures else image
+
+
+def prepare_folder(option: str, folder: Path, overwrite: bool) -> None:
+    """Make a folder for results.
+
+    Args:
+        option: The command line's name of it, for messages.
+        folder: Where they go.
+        overwrite: Whether files of the same names may be replaced.
+
+    Raises:
+        UserError: If it is not empty and nothing may be replaced, or cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        filled = next(folder.iterdir(), None)
+        TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise UserError(f"{option} {folder}: {error.strerror}") from error
+    if filled and not overwrite:
+        raise UserError(
+            f"{option} {folder} is not empty; --overwrite replaces results of the same names "
+            "there, or name another folder"
+        )
 
 
 def check_display() -> None:

@@ -13,8 +13,9 @@ from pvt_mm.data.demo.make_data import make_absent_demo_data
 from pvt_mm.errors import UserError
 from pvt_mm.training.distributed import check_device
 from pvt_mm.training.resuming.atomic import check_writable
+from pvt_mm.training.validation import check_figures
 
-__all__ = ["check_checkpoint", "check_test", "check_train"]
+__all__ = ["check_checkpoint", "check_test", "check_train", "is_first_here"]
 
 
 def check_train(cfg: Config) -> None:
@@ -28,11 +29,14 @@ def check_train(cfg: Config) -> None:
     _check_work_dir(cfg.work_dir)
     if cfg.get("load_from"):
         check_checkpoint(cfg.load_from, "--resume" if cfg.get("resume") else "load_from")
+    check_figures(cfg)
+    if cfg.get("train_dataloader") is None or cfg.get("train_cfg") is None:
+        raise UserError("the config has no train_dataloader, or no train_cfg")
     splits = ("train", "val") if cfg.get("val_cfg") is not None else ("train",)
     make_absent_demo_data(cfg, splits)
-    check_data(cfg, splits, read_annotations=_is_first_here())
+    check_data(cfg, splits, read_annotations=is_first_here())
     _load_pretrained(cfg)
-    if _is_first_here():
+    if is_first_here():
         check_writable(cfg.work_dir)
 
 
@@ -45,14 +49,15 @@ def check_test(cfg: Config) -> None:
     """
     check_device(cfg.launcher)
     _check_work_dir(cfg.work_dir)
-    check_checkpoint(cfg.load_from, "checkpoint")
+    if cfg.load_from is not None:
+        check_checkpoint(cfg.load_from, "checkpoint")
     if cfg.get("test_dataloader") is None:
         raise UserError("the config has no test_dataloader")
     make_absent_demo_data(cfg, ("test",))
-    check_data(cfg, ("test",), read_annotations=_is_first_here())
+    check_data(cfg, ("test",), read_annotations=is_first_here())
 
 
-def _is_first_here() -> bool:
+def is_first_here() -> bool:
     """Whether this is the process of its machine that does what one has to do for all."""
     return os.environ.get("LOCAL_RANK", "0") == "0"
 
@@ -85,7 +90,7 @@ def check_checkpoint(path: str, what: str) -> None:
     if "://" not in path and not file.is_file():
         kind = "is a folder, not a file" if file.is_dir() else "not found"
         raise UserError(f"{what} {path} {kind}{_checkpoints_near(file)}")
-    if _is_first_here():
+    if is_first_here():
         CheckpointLoader.load_checkpoint(path, map_location="cpu", logger="silent")
 
 

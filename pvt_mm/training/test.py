@@ -7,17 +7,23 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.device import get_device
 
 from pvt_mm.config.loading import add_common_arguments, is_classification, load_config
+from pvt_mm.devices import DTYPES, choose_dtype
 from pvt_mm.errors import UserError, run_tool
+from pvt_mm.runtimes import is_exported, use_exported
+from pvt_mm.training.amp import compute_in_bfloat16
 from pvt_mm.training.declared import declare
 from pvt_mm.training.distributed import prepare_distributed, recorded, set_local_rank
-from pvt_mm.training.outputs import PictureHook, check_display, save_predictions
-from pvt_mm.training.preflight import check_test
+from pvt_mm.training.models import innermost
+from pvt_mm.training.outputs import PictureHook, check_display, prepare_folder, save_predictions
+from pvt_mm.training.preflight import check_test, is_first_here
 from pvt_mm.training.sharding import without_sharding
 from pvt_mm.training.speed import add_speed_arguments, prepare_speed
 from pvt_mm.training.train import build_runner
 from pvt_mm.training.tta import use_tta
+from pvt_mm.training.validation import drop_incomplete
 
 __all__ = ["main", "run_test"]
 
@@ -30,10 +36,12 @@ def run_test(
     out: str | os.PathLike | None = None,
     show: bool = False,
     show_dir: str | os.PathLike | None = None,
+    overwrite: bool = False,
     wait_time: float = 2.0,
     tta: bool = False,
     channels_last: bool = False,
     compile: bool = False,
+    dtype: str | None = None,
     cfg_options: Mapping[str, Any] | None = None,
     launcher: str = "none",
 ) -> dict[str, float]:
@@ -41,15 +49,18 @@ def run_test(
 
     Args:
         config: The config file.
-        checkpoint: A file, a URL or an alias that holds the whole model.
+        checkpoint: A file, a URL or an alias that holds the whole model; or a file that
+            ``tools/export.py`` wrote, which ONNX Runtime or OpenVINO runs on the CPU.
         work_dir: Folder of logs and metrics; ``work_dirs/NAME`` by default.
         out: Where predictions go: for detection a ``.pkl``, for segmentation a folder.
         show: Open every picture in a window.
         show_dir: Folder for pictures of all predictions.
+        overwrite: Whether pictures of the same names there may be replaced.
         wait_time: How long a window stays open, in seconds.
         tta: Test-time augmentation.
         channels_last: Keep the maps of neck and heads channels-last in memory.
         compile: Compile the backbone.
+        dtype: ``'float32'`` or ``'bfloat16'``; by default float32, of an exported file its own.
         cfg_options: Changes of the config, by dotted key.
         launcher: One of none, pytorch, slurm, mpi.
 
@@ -61,7 +72,11 @@ def run_test(
         CheckpointError: If the checkpoint cannot be fetched or loaded.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
-    cfg.load_from, cfg.resume = str(checkpoint), False
+    exported = is_exported(checkpoint)
+    if exported:
+        _check_options_of_exported(tta, channels_last, compile)
+    cfg.load_from, cfg.resume = None if exported else str(checkpoint), False
+    drop_incomplete(cfg, "test")
     if is_classification(cfg) and (show or show_dir is not None or tta):
         raise UserError(
             "--show, --show-dir and --tta are not for classifiers; tools/classify.py prints what "
@@ -69,16 +84,22 @@ def run_test(
         )
     if show:
         check_display()
+    if show_dir is not None and is_first_here():
+        prepare_folder("--show-dir", Path(show_dir), overwrite)
     if out is not None:
         save_predictions(cfg, str(out))
-    check_test(cfg)
-    if tta:
+    if tta and cfg.get("test_dataloader"):
         use_tta(cfg)
+    check_test(cfg)
+    if exported:
+        use_exported(cfg, checkpoint, dtype)
     declare(cfg)
     prepare_distributed(cfg)
     without_sharding(cfg)
     runner = build_runner(cfg)
     prepare_speed(runner, channels_last, compile)
+    if not exported and dtype and choose_dtype(dtype, get_device()) == "bfloat16":
+        compute_in_bfloat16(innermost(runner.model), get_device())
     if show or show_dir is not None:
         folder = None if show_dir is None else Path(show_dir).absolute()
         runner.register_hook(PictureHook(folder, show, wait_time, _score_threshold(cfg)))
@@ -89,6 +110,12 @@ def run_test(
     if out is not None:
         runner.logger.info(f"predictions are in {Path(out).absolute()}")
     return metrics
+
+
+def _check_options_of_exported(*options: bool) -> None:
+    names = ("--tta", "--channels-last", "--compile")
+    if wrong := [name for name, given in zip(names, options, strict=True) if given]:
+        raise UserError(f"{', '.join(wrong)}: not for an exported file, which is what it is")
 
 
 def _score_threshold(cfg: Config) -> float:
@@ -109,17 +136,25 @@ def main(argv: Sequence[str] | None = None) -> int:
         prog="test.py", description="Test a detector, a segmentor or a classifier."
     )
     parser.add_argument("config", help="config file")
-    parser.add_argument("checkpoint", help="checkpoint of the whole model")
+    parser.add_argument(
+        "checkpoint", help="checkpoint of the whole model, or a .onnx or .xml of tools/export.py"
+    )
     parser.add_argument(
         "--out", help="write predictions: a .pkl file (detection) or a folder (segmentation)"
     )
     parser.add_argument("--show", action="store_true", help="open every picture in a window")
     parser.add_argument("--show-dir", help="write pictures of all predictions to this folder")
     parser.add_argument(
+        "--overwrite",
+        action="store_true",
+        help="replace pictures of the same names in --show-dir; without it that has to be empty",
+    )
+    parser.add_argument(
         "--wait-time", type=float, default=2, help="seconds that --show keeps a window open"
     )
     parser.add_argument("--tta", action="store_true", help="test-time augmentation")
     add_speed_arguments(parser)
+    parser.add_argument("--dtype", choices=DTYPES, help="what to compute in")
     add_common_arguments(parser)
     options = vars(parser.parse_args(argv))
     set_local_rank(options["launcher"], options.pop("local_rank"))

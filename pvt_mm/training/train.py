@@ -23,7 +23,9 @@ from pvt_mm.training.resuming.latest import latest_checkpoint
 from pvt_mm.training.resuming.randomness import make_deterministic
 from pvt_mm.training.sharding import check_sharding, prepare_sharding
 from pvt_mm.training.speed import add_speed_arguments, prepare_speed
+from pvt_mm.training.terminal import ToolRunner
 from pvt_mm.training.trackers import TRACKERS, use_trackers
+from pvt_mm.training.validation import drop_incomplete
 
 __all__ = ["build_runner", "main", "run_train"]
 
@@ -73,6 +75,7 @@ def run_train(
         Interrupted: If SIGTERM or SIGINT stopped the training, after it saved where it was.
     """
     cfg = load_config(config, cfg_options, work_dir, launcher)
+    drop_incomplete(cfg, "train")
     if amp:
         _enable_amp(cfg)
     if auto_scale_lr:
@@ -101,7 +104,7 @@ def build_runner(cfg: Config) -> Runner:
     if "name" in (cfg.get("visualizer") or {}):
         # By one name for all, the second run of a process would log into the first one's folder.
         del cfg.visualizer["name"]
-    return RUNNERS.build(cfg) if "runner_type" in cfg else Runner.from_cfg(cfg)
+    return RUNNERS.build(cfg) if "runner_type" in cfg else ToolRunner.from_cfg(cfg)
 
 
 def _enable_amp(cfg: Config) -> None:

@@ -43,7 +43,11 @@ def use_tta(cfg: Config) -> None:
         log("--tta: the config has no tta_pipeline; the image and its mirror image are used")
         cfg.tta_pipeline = _mirrored(dataset.pipeline, segmentation)
     dataset.pipeline = cfg.tta_pipeline
-    cfg.model = ConfigDict(**cfg.tta_model, module=cfg.model)
+    # Without it the Runner takes the config's top-level one, which need not be the model's.
+    preprocessor = cfg.model.get("data_preprocessor")
+    cfg.model = ConfigDict(
+        {"data_preprocessor": preprocessor, **cfg.tta_model, "module": cfg.model}
+    )
 
 
 def _default_model(segmentation: bool) -> dict:

@@ -20,6 +20,7 @@ from pvt_mm.config.loading import OptionAction, is_classification, load_config
 from pvt_mm.data.data_checks import check_data
 from pvt_mm.data.demo.make_data import make_absent_demo_data
 from pvt_mm.errors import UserError, run_tool
+from pvt_mm.training.outputs import prepare_folder
 
 __all__ = ["browse_dataset", "main"]
 
@@ -31,6 +32,7 @@ def browse_dataset(
     out_dir: str | os.PathLike,
     *,
     split: str = "train",
+    overwrite: bool = False,
     count: int = 20,
     cfg_options: Mapping[str, Any] | None = None,
 ) -> list[Path]:
@@ -40,6 +42,7 @@ def browse_dataset(
         config: A detection or segmentation config.
         out_dir: Where the pictures go: ``0000_NAME.png`` and so on.
         split: One of train, val, test.
+        overwrite: Whether pictures of the same names there may be replaced.
         count: How many samples, from the first one on.
         cfg_options: Changes of the config, by dotted key.
 
@@ -47,7 +50,7 @@ def browse_dataset(
         The pictures.
 
     Raises:
-        UserError: If the config has no such split, or its data are missing.
+        UserError: If the config has no such split, its data are missing, or the folder is filled.
     """
     cfg = load_config(config, cfg_options)
     if is_classification(cfg):
@@ -55,6 +58,7 @@ def browse_dataset(
     loader = cfg.get(f"{split}_dataloader")
     if loader is None:
         raise UserError(f"the config has no {split}_dataloader")
+    prepare_folder("--out-dir", Path(out_dir), overwrite)
     make_absent_demo_data(cfg, (split,))
     check_data(cfg, (split,))
     init_default_scope(cfg.get("default_scope", "mmengine"))
@@ -114,6 +118,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("config", help="config file")
     parser.add_argument("--out-dir", default="browse", help="folder of pictures; default browse")
+    parser.add_argument(
+        "--overwrite", action="store_true", help="replace pictures of the same names there"
+    )
     parser.add_argument("--split", choices=SPLITS, default="train", help="which data; train")
     parser.add_argument("--count", type=int, default=20, help="how many samples; 20")
     parser.add_argument(

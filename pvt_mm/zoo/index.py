@@ -9,7 +9,9 @@ from pvt_mm.config.families import FAMILIES, PAPERS
 from pvt_mm.config.recipes import BASELINES, RECIPES, Recipe
 from pvt_mm.costs.measured import measured
 
-__all__ = ["backbone_title", "index_files", "source"]
+__all__ = ["NO_RESULTS", "backbone_title", "index_files", "source"]
+
+NO_RESULTS = "none published"
 
 HEADER = "# Written by tools/make_model_index.py; change pvt_mm/config/recipes.py and run that.\n"
 METAFILES = "configs/metafiles"
@@ -81,8 +83,8 @@ def _model(recipe: Recipe) -> dict:
     if recipe.mmdet_memory is not None:  # of MMDetection's run, as its metafile says
         metadata["Training Resources"] = "8x NVIDIA V100 GPUs"
         metadata["Training Memory (GB)"] = recipe.mmdet_memory
-    if recipe.results:
-        metadata["Results By"] = f"the authors of {short}; not reproduced here"
+    by = f"the authors of {short}; not reproduced here"
+    metadata["Results By"] = by if recipe.results else NO_RESULTS
     if recipe.released:
         metadata["Weights Hold"] = "the classifier that the authors released"
     elif recipe.trained_weights:

@@ -8,7 +8,7 @@ from pvt_mm.archs import ARCHS
 from pvt_mm.config.families import FAMILIES
 from pvt_mm.config.recipes import RECIPES, Recipe
 from pvt_mm.costs.measured import measured
-from pvt_mm.zoo.index import GPUS, backbone_title
+from pvt_mm.zoo.index import GPUS, NO_RESULTS, backbone_title
 
 __all__ = ["models_table", "zoo_page"]
 
@@ -18,13 +18,14 @@ INTRO = """\
 
 Results are as published, none of them is ours: by the authors of
 [PVT](https://arxiv.org/abs/2102.12122) and [PVT v2](https://arxiv.org/abs/2106.13797), or by
-MMDetection for its own implementation. Parameters and operations are measured with
-`tools/get_flops.py`, on this package's models.
+MMDetection for its own implementation. Where it says "none published", nobody published a result of
+that backbone with that recipe. Parameters and operations are measured with `tools/get_flops.py`, on
+this package's models.
 
 GFLOPs are 10^9 multiply-adds of one image: convolutions, linear layers and
 matrix products, both products of attention among them; norms, pooling and bilinear resizing, as
-mmengine counts them, add less than one percent. Two-stage detectors are counted with 1000
-proposals and 100 masks.
+mmengine counts them, add less than one percent, and deformable attention's sampling, counted the
+same way, up to two. Two-stage detectors are counted with 1000 proposals and 100 masks.
 
 ## Backbones
 
@@ -105,7 +106,8 @@ def _intro(recipes: list[Recipe]) -> str:
         if family.iterations
         else " or ".join(map(str, lengths)) + " epochs"
     )
-    return f"{family.dataset}, {length}, AdamW, {family.resources}."
+    whose = f" The recipe is {family.toolbox}'s, PVT is in it only here." if family.toolbox else ""
+    return f"{family.dataset}, {length}, AdamW, {family.resources}.{whose}"
 
 
 def _recipes(recipes: list[Recipe]) -> str:
@@ -120,7 +122,7 @@ def _recipes(recipes: list[Recipe]) -> str:
         row = [f"[`{recipe.config}`](../configs/{recipe.config}.py)"]
         row += [f"{costs['params'] / 1e6:.1f}", f"{costs['flops'] / 1e9:.1f}"]
         row += [f"{GPUS * recipe.images}", f"{recipe.lr:.3g}", f"{recipe.weight_decay:g}"]
-        row += [str(value) for value in recipe.results] or [""] * len(metrics)
+        row += [str(value) for value in recipe.results] or [NO_RESULTS] * len(metrics)
         if by_mmdet:
             own = "" if recipe.mmdet is None else f"[{recipe.mmdet}]({recipe.trained_weights})"
             row += [own, "" if recipe.mmdet_memory is None else str(recipe.mmdet_memory)]

@@ -8,7 +8,7 @@ import sys
 from pathlib import Path
 
 from .steps import ROOT, key_of, prove
-from .venv import Venv, say
+from .venv import SetupError, Venv, say
 
 SHIM = "pvt_mm_torchvision_ops"
 IMPORTS = """
@@ -37,6 +37,7 @@ class PeersSetup:
         self.main = main
         self.venv = peers_of(main)
         self.requirements = root / "requirements-peers.txt"
+        self.projects_requirements = root / "requirements-projects.txt"
         self.shim = Path(__file__).with_name("torchvision_ops.py")
         places = (str(self.venv.root), str(main.root))
         base = key_of(*places, os.path.realpath(sys.executable), sys.version_info[:2])
@@ -46,6 +47,7 @@ class PeersSetup:
             ("venv", base, lambda: self.venv.create("--without-pip")),
             ("layer", layer, self.layer),
             ("packages", packages, self.packages),
+            ("projects", key_of(packages, self.projects_requirements), self.projects),
         ]
 
     def pending(self) -> list[tuple]:
@@ -80,3 +82,20 @@ class PeersSetup:
         # pip itself comes from the main environment, whose packages it takes as installed.
         self.venv.pip("install", "--quiet", "--requirement", str(self.requirements))
         prove(self.venv, IMPORTS)
+
+    def projects(self) -> None:
+        """Step 4: other projects in a folder aside, for the one test that looks into it.
+
+        One of them is compiled, by build tools that do not run on every Python: without them that
+        test is skipped.
+        """
+        say("installing mmpretrain and mmpose for the tests")
+        folder = self.venv.root / "projects"
+        shutil.rmtree(folder, ignore_errors=True)
+        where = ("--no-deps", "--target", str(folder))
+        requirement = ("--requirement", str(self.projects_requirements))
+        try:
+            self.main.pip("install", "--quiet", *where, *requirement)
+        except SetupError as error:
+            shutil.rmtree(folder, ignore_errors=True)
+            say(f"they do not install, their test will be skipped: {error}")

@@ -15,7 +15,15 @@ from pvt_mm.version import __version__
 __all__ = ["describe_machine"]
 
 PACKAGES = ("torch", "numpy", "mmengine", "mmcv", "mmdet", "mmsegmentation", "timm", "transformers")
-SPEED_VARIABLES = ("OMP_", "GOMP_", "MALLOC_", "ONEDNN_", "LD_PRELOAD", "PVT_MM_KERNELS")
+SPEED_VARIABLES = (
+    "OMP_",
+    "GOMP_",
+    "MALLOC_",
+    "ONEDNN_",
+    "LD_PRELOAD",
+    "PVT_MM_ALLOCATOR",
+    "PVT_MM_KERNELS",
+)
 
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:

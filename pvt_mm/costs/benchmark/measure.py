@@ -25,6 +25,7 @@ def measure_case(
     repeats: int = 7,
     memory_repeats: int = 0,
     plain: bool = False,
+    tuned: bool = False,
     progress: Callable[[str], None] = lambda line: None,
 ) -> dict[str, Any]:
     """Time all contenders in this process, interleaved, and their memory in processes of their own.
@@ -35,6 +36,8 @@ def measure_case(
         repeats: Rounds of timing; 0 measures no time.
         memory_repeats: Processes for each contender's memory; 0 measures none.
         plain: With ``case.with_cp``, let pvt_mm take part without it as well.
+        tuned: Whether the processes that measure memory call :func:`pvt_mm.tune_allocator` first;
+            before the timing that is the caller's.
         progress: Told in a line what is done.
 
     Returns:
@@ -42,7 +45,7 @@ def measure_case(
     """
     cases = {name: case for name in contenders}
     if plain and case.with_cp and "pvt_mm" in cases:
-        cases["pvt_mm plain"] = replace(case, with_cp=False)
+        cases["pvt_mm without with_cp"] = replace(case, with_cp=False)
     entries = {name: result_entry() for name in cases}
     if repeats:
         _time(cases, entries, repeats, progress)
@@ -51,7 +54,8 @@ def measure_case(
             progress(f"memory of {name}")
             try:
                 entries[name]["memory_bytes"] = [
-                    measure_memory(own, name.partition(" ")[0]) for _ in range(memory_repeats)
+                    measure_memory(own, name.partition(" ")[0], tuned)
+                    for _ in range(memory_repeats)
                 ]
             except MemoryFailure as error:
                 entries[name]["error"] = str(error)

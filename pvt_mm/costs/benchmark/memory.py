@@ -17,6 +17,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from pvt_mm.allocator import tune_allocator
 from pvt_mm.costs.benchmark.case import Case
 
 __all__ = ["MemoryFailure", "main", "measure_memory", "peak_of"]
@@ -56,14 +57,20 @@ def peak_of(action: Callable[[], object]) -> int:
     return max(_status_bytes("VmHWM") - base, 0)
 
 
-def measure_memory(case: Case, contender: str, timeout_s: float = 3600) -> int:
+def measure_memory(case: Case, contender: str, tuned: bool = False, timeout_s: float = 3600) -> int:
     """Peak memory in bytes of a few steps of one contender, in a new process.
+
+    Args:
+        case: What to do.
+        contender: Who does it.
+        tuned: Whether that process calls :func:`pvt_mm.tune_allocator` first.
+        timeout_s: Seconds after which it is given up.
 
     Raises:
         MemoryFailure: If that process fails.
     """
     path = os.pathsep.join(filter(None, (str(PACKAGE_ROOT), os.environ.get("PYTHONPATH"))))
-    spec = json.dumps({"case": case.to_dict(), "contender": contender})
+    spec = json.dumps({"case": case.to_dict(), "contender": contender, "tuned": tuned})
     done = subprocess.run(
         [sys.executable, "-m", "pvt_mm.costs.benchmark.memory", spec],
         env={**os.environ, "PYTHONPATH": path},
@@ -87,6 +94,8 @@ def main(spec: str) -> None:
 
     values = json.loads(spec)
     case, contender = Case.from_dict(values["case"]), values["contender"]
+    if values["tuned"]:
+        tune_allocator()
     if case.threads:
         torch.set_num_threads(case.threads)
     import_contender(contender, case)

@@ -8,13 +8,28 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from pvt_mm.backbones import ARCHS
+from pvt_mm.costs.benchmark.case import Case
+from pvt_mm.costs.benchmark.roofline import BACKWARD, macs
 from pvt_mm.costs.benchmark.statistics import ratio_of_medians, summarise
 from pvt_mm.files import replacing
 
 __all__ = ["SCHEMA", "as_table", "case_rows", "machine_lines", "result_entry", "write_json"]
 
-SCHEMA = 1
-COLUMNS = ("contender", "median", "min", "quartiles", "images/s", "x time", "memory", "x memory")
+SCHEMA = 2
+COLUMNS = (
+    "contender",
+    "median",
+    "quartiles",
+    "images/s",
+    "of GEMM",
+    "x time",
+    "memory",
+    "x memory",
+    "as started",
+    "x time, as started",
+    "memory, as started",
+)
 
 
 def result_entry(
@@ -42,34 +57,59 @@ def result_entry(
     }
 
 
-def case_rows(result: dict[str, Any], ours: str = "pvt_mm") -> list[list[str]]:
+def case_rows(
+    result: dict[str, Any], ours: str = "pvt_mm", gemm_flops: dict[str, float] | None = None
+) -> list[list[str]]:
     """The table of one case: a row for each contender, with ratios to ``ours``.
 
     Args:
-        result: ``{"case": ..., "contenders": {name: entry}}``.
+        result: ``{"case": ..., "contenders": {name: entry}}``, measured as the process starts, and
+            with the allocator tuned ``"tuned": {name: entry}``, which then leads.
         ours: What the others are compared with.
+        gemm_flops: See :func:`.gemm.gemm_rates`.
     """
-    batch = result["case"].get("batch", 1)
-    entries = result["contenders"]
-    reference = entries.get(ours, result_entry())
+    case = Case.from_dict(result["case"])
+    first, tuned = result["contenders"], result.get("tuned")
+    leading = tuned or first
+    reference = leading.get(ours, result_entry())
+    started = first.get(ours, result_entry())
     rows = []
-    for name, entry in entries.items():
+    for name, entry in leading.items():
         row = [name + (f" ({entry['detail']})" if entry["detail"] else "")]
         if entry["seconds"]:
             time = summarise(entry["seconds"])
             row += [
                 _seconds(time.median),
-                _seconds(time.minimum),
                 f"{_seconds(time.q1)} to {_seconds(time.q3)}",
-                f"{batch / time.median:.3g}",
+                f"{case.batch / time.median:.3g}",
+                _share_of_gemm(case, time.median, gemm_flops or {}),
             ]
         else:
             row += [entry["error"] or "not timed", "", "", ""]
         row.append(_time_ratio(entry, reference) if name != ours else "")
         row.append(_megabytes(entry))
         row.append(_memory_ratio(entry, reference) if name != ours else "")
+        if tuned:
+            before = first[name]
+            seconds = before["seconds"]
+            row.append(_seconds(summarise(seconds).median) if seconds else before["error"])
+            row.append(_time_ratio(before, started) if name != ours else "")
+            row.append(_megabytes(before))
+        else:
+            row += ["", "", ""]
         rows.append(row)
     return rows
+
+
+def _share_of_gemm(case: Case, seconds: float, rates: dict[str, float]) -> str:
+    """The operations of an ideal implementation, against what the processor multiplies then."""
+    fitting = [rate for name, rate in rates.items() if name.startswith(case.dtype)]
+    if case.is_config or not fitting:
+        return ""
+    count = 2 * macs(ARCHS[case.model], case.shape, case.batch)
+    if case.mode != "inference":
+        count *= BACKWARD
+    return f"{100 * count / seconds / max(fitting):.0f} %"
 
 
 def _time_ratio(entry: dict[str, Any], reference: dict[str, Any]) -> str:
@@ -114,9 +154,14 @@ def machine_lines(machine: dict[str, Any]) -> str:
     """One paragraph on where the figures come from."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     place = machine.get("gpu") or machine["processor"]
+    rates = ", ".join(
+        f"{rate / 1e9:.0f} GFLOP/s in {name}"
+        for name, rate in machine.get("gemm_flops", {}).items()
+    )
     return (
         f"{place}, {machine['cores']} cores, {machine['threads']} threads, "
         f"load {machine['load']} at the start; {versions}."
+        + (f" Matrix products: {rates}." if rates else "")
     )
 
 

@@ -17,8 +17,15 @@ from torch import Tensor, nn
 
 from pvt_mm.backbones.block import Block
 from pvt_mm.costs.memory.modes import GPUOperators, SoftmaxInputs
+from pvt_mm.errors import UserError
 
-__all__ = ["Activations", "build_on_meta", "count_activations"]
+__all__ = ["Activations", "NotCounted", "build_on_meta", "count_activations"]
+
+DEFORMABLE = "MultiScaleDeformableAttention"  # by name: a classifier is counted without mmcv
+
+
+class NotCounted(UserError):
+    """A model of which too much would be left out."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +71,15 @@ def count_activations(
         shape: Height and width of the images in pixels.
         batch: Images.
         amp: Whether to count mixed precision.
+
+    Raises:
+        NotCounted: If the model's heads hold deformable attention.
     """
+    if DEFORMABLE in {type(module).__name__ for module in model.modules()}:
+        raise NotCounted(
+            f"the memory of {type(model).__name__} is not estimated: its encoder, which keeps much "
+            "of what a step keeps, does not run without real tensors (deformable attention)"
+        )
     own = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
     kept: dict[int, Tensor] = {}
     owner: dict[int, int | None] = {}
@@ -126,9 +141,10 @@ def _forward(model: nn.Module, images: Tensor) -> list[Any]:
     if getattr(model, "neck", None) is not None:
         maps = model.neck(maps)
     if hasattr(model, "decode_head"):
-        logits = F.interpolate(model.decode_head(maps), images.shape[2:], mode="bilinear")
         labels = torch.zeros(len(images), *images.shape[2:], dtype=torch.long, device="meta")
-        return [F.cross_entropy(logits, labels, reduction="none")]
+        heads = [model.decode_head, *_as_list(getattr(model, "auxiliary_head", None))]
+        logits = [F.interpolate(head(maps), images.shape[2:], mode="bilinear") for head in heads]
+        return [F.cross_entropy(each, labels, reduction="none") for each in logits]
     outputs = [maps]
     dense = getattr(model, "bbox_head", None) or getattr(model, "rpn_head", None)
     if hasattr(dense, "forward_single"):
@@ -154,5 +170,7 @@ def _regions(head: nn.Module, channels: int, batch: int) -> list[Any]:
     return outputs
 
 
-def _as_list(heads: nn.Module) -> list[nn.Module]:
+def _as_list(heads: nn.Module | None) -> list[nn.Module]:
+    if heads is None:
+        return []
     return list(heads) if isinstance(heads, nn.ModuleList) else [heads]

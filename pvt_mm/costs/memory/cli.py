@@ -19,6 +19,7 @@ from pvt_mm.config.loading import (
     walk,
 )
 from pvt_mm.costs.measured import measured
+from pvt_mm.costs.memory.activations import NotCounted
 from pvt_mm.costs.memory.estimate import GIB, Estimate, estimate
 from pvt_mm.costs.memory.hours import training_hours, training_images
 from pvt_mm.errors import UserError, run_tool
@@ -69,14 +70,21 @@ def train_shape(cfg: Config) -> tuple[int, int]:
         return 224, 224
     if is_segmentation(cfg):
         return 512, 512
-    scales = [scale for _, step in walk(cfg.train_dataloader) for scale in _scales(step)]
+    pipelines = [node["pipeline"] for _, node in walk(cfg.train_dataloader) if "pipeline" in node]
+    scales = [scale for pipeline in pipelines for scale in _scales(pipeline)]
     short, long = sorted(max(scales, default=COCO_SCALE, key=math.prod))
     return _round_up(short), _round_up(long)
 
 
-def _scales(step: Mapping[str, Any]) -> list[Sequence[int]]:
-    scales = step.get("scales") or [step.get("scale")]
-    return [scale for scale in scales if isinstance(scale, (list, tuple))]
+def _scales(pipeline: Sequence[Mapping[str, Any]]) -> list[Sequence[int]]:
+    """Find the sizes that a pipeline's last resizing gives, in each of its branches."""
+    for step in reversed(pipeline):
+        if step.get("type") == "RandomChoice":
+            return [scale for branch in step["transforms"] for scale in _scales(branch)]
+        scales = step.get("scales") or [step.get("scale")]
+        if scales := [scale for scale in scales if isinstance(scale, (list, tuple))]:
+            return scales
+    return []
 
 
 def _round_up(side: int, multiple: int = 32) -> int:
@@ -115,13 +123,16 @@ def table(paths: Sequence[str], gpus: int = 8) -> list[str]:
     for path in paths:
         cfg = load_config(path)
         name, batch, shape = Path(path).stem, cfg.train_dataloader.batch_size, train_shape(cfg)
-        plain = estimate(cfg, shape, batch, gpus)
-        cfg.model.backbone.with_cp = True
-        least = estimate(cfg, shape, batch, gpus)
+        try:
+            plain = _gib(estimate(cfg, shape, batch, gpus))
+            cfg.model.backbone.with_cp = True
+            least = _gib(estimate(cfg, shape, batch, gpus))
+        except NotCounted:
+            plain = least = "not estimated"
         images = training_images(cfg, gpus)
         counted = measured()["recipes"][name]["flops"]
         if cfg.get("default_scope") == "mmdet":  # counted at the usual size
             counted = counted * math.prod(shape) // math.prod(map(_round_up, COCO_SCALE))
         hours = training_hours(counted, images, gpus)
-        lines.append(f"| `{name}` | {batch} | {_gib(plain)} | {_gib(least)} | {hours:.0f} |")
+        lines.append(f"| `{name}` | {batch} | {plain} | {least} | {hours:.0f} |")
     return lines

@@ -64,6 +64,7 @@ def check_coco(
     masks: bool = False,
     evaluation: bool = False,
     objects: bool = True,
+    scored: bool = True,
 ) -> CocoFile:
     """Check a file; what is wrong goes to ``findings``.
 
@@ -74,11 +75,12 @@ def check_coco(
         masks: Whether the model is trained on masks.
         evaluation: Whether the data set is evaluated on, not trained on.
         objects: Whether to check annotations as those of boxes and masks.
+        scored: Whether predictions are compared with the annotations; else there need be none.
 
     Returns:
         What the file holds, as far as it could be read.
     """
-    check = _Check(path, findings, masks, evaluation, objects)
+    check = _Check(path, findings, masks, evaluation, objects, scored)
     try:
         check.read(JsonItems(path))
     except OSError as error:
@@ -91,9 +93,10 @@ def check_coco(
 
 
 class _Check:
-    def __init__(self, path, findings, masks, evaluation, objects) -> None:
+    def __init__(self, path, findings, masks, evaluation, objects, scored) -> None:
         self.path, self.findings = path, findings
         self.masks, self.evaluation, self.objects = masks, evaluation, objects
+        self.needed = LISTS if scored else [key for key in LISTS if key != "annotations"]
         self.content = CocoFile()
         self.lists: set[str] = set()
         self.categories: dict[int, str] = {}
@@ -126,7 +129,7 @@ class _Check:
             for item in items.items():
                 if read is not None:
                     read(item)
-        for key in LISTS:
+        for key in self.needed:
             if key not in self.lists:
                 self.add("json-format", f"has no list {key!r}")
         if later is not None and "images" in self.lists:
@@ -199,7 +202,7 @@ class _Check:
                 self.add(kind, f"{found}; image {image.file_name}", image_id, number, level)
 
     def finish(self, classes: tuple[str, ...]) -> None:
-        if not self.lists.issuperset(LISTS):
+        if not self.lists.issuperset(self.needed):
             return
         self._check_names(classes)
         if not self.content.images and not self.findings.counts["error", "image-entry"]:

@@ -125,7 +125,10 @@ KINDS: dict[str, Kind] = {
         "turned or mirrored as its EXIF orientation says",
     ),
     "image-narrow": Kind(
-        ERROR, "sides that are both at least a pixel after the resizing", "crop or remove it"
+        ERROR,
+        "sides that are both at least a pixel after the resizing, or 32 where a PVT gets it as it "
+        "is, without padding",
+        "crop or remove it, or let the data preprocessor pad (see image-small)",
     ),
     "image-tiny": Kind(WARNING, "at least 8 pixels a side", "enlarged like any other"),
     "image-large": Kind(WARNING, "fewer than 64 megapixels", "decoded whole each time; shrink it"),
@@ -164,6 +167,41 @@ KINDS: dict[str, Kind] = {
         "the data set's own images (by id and file name), objects, and classes in their order",
         "set the evaluator's ann_file to the file of the data set that is tested",
     ),
+    "class-weight": Kind(
+        ERROR,
+        "a weight for each class of the head, in their order",
+        "write as many numbers into class_weight; a softmax over boxes has one more for no object",
+    ),
+    # What one split says beside the other.
+    "split-class": Kind(
+        WARNING,
+        "each class of what is validated on in the training set, too",
+        "it is never learnt, so it is not found; label it there, or leave it out of the classes",
+    ),
+    "split-shared": Kind(
+        WARNING,
+        "images that are not trained on",
+        "scored as they are, better than new images would be; take them out of one of the two",
+    ),
+    # What the pipeline leaves for the network.
+    "image-small": Kind(
+        ERROR,
+        "at least 32 pixels a side, which a PVT needs",
+        "set model.data_preprocessor.test_cfg=dict(size_divisor=32) of a segmentor, its size for "
+        "training, pad_size_divisor=32 of a detector; or a larger scale of Resize",
+    ),
+    "image-channels": Kind(
+        ERROR,
+        "as many channels as the backbone takes and the preprocessor has means for",
+        "set color_type of each LoadImageFromFile (unchanged leaves all that a file has), "
+        "model.backbone.in_channels, and mean and std; of a detector's four channels, mean and std "
+        "stand in a Normalize before PackDetInputs, with None in data_preprocessor",
+    ),
+    "batch-sizes": Kind(
+        ERROR,
+        "images of one size in a segmentor's batch",
+        "set batch_size=1 of the dataloader; in training model.data_preprocessor.size or a crop",
+    ),
     # What the pipeline leaves for the loss.
     "pipeline": Kind(ERROR, "samples that pass the pipeline", "mend the pipeline, or the data set"),
     "targets-none": Kind(
@@ -179,14 +217,25 @@ KINDS: dict[str, Kind] = {
     "targets-shifted": Kind(
         ERROR,
         "class k as k + 1 in the files with reduce_zero_label, as k without it",
-        "set reduce_zero_label=False in the data set and in every LoadAnnotations; if 0 is "
-        "unlabelled, leave out the class that never occurs",
+        "set reduce_zero_label=False in the data set and in each LoadAnnotations that names it; if "
+        "0 is unlabelled, leave out the class that never occurs",
     ),
     "targets-maybe-shifted": Kind(
         WARNING,
         "class k as k + 1 in the files with reduce_zero_label, as k without it",
-        "said; if 0 is the first class, set reduce_zero_label=False in the data set and in every "
-        "LoadAnnotations",
+        "said; if 0 is the first class, set reduce_zero_label=False in the data set and in each "
+        "LoadAnnotations that names it",
+    ),
+    "targets-not-ignored": Kind(
+        ERROR,
+        "classes of the head, or its ignore_index",
+        "set ignore_index=255 of the head and of IoUMetric, where 255 is what is ignored; padding "
+        "is data_preprocessor.seg_pad_val",
+    ),
+    "targets-weighted": Kind(
+        ERROR,
+        "no ignored pixel, where mmseg's CrossEntropyLoss has class weights: it fails",
+        "set type='pvt_mm.WeightedCrossEntropyLoss' of the loss, which takes the same class_weight",
     ),
     "targets-ignored": Kind(
         WARNING,
@@ -206,8 +255,12 @@ PER_SAMPLE = frozenset(
 ) | {"image-missing", "image-broken", "image-size", "image-rotated", "image-narrow"}
 
 # Faults of a whole data set, of which there is one finding: a run says each in a line of its own.
-OF_THE_WHOLE = frozenset(
-    kind
-    for kind in KINDS
-    if kind.startswith(("targets-", "class-", "split-", "evaluator-", "model-"))
-) | {"image-left-out", "label-left-over", "pipeline"}
+OF_THE_WHOLE = (
+    frozenset(
+        kind
+        for kind in KINDS
+        if kind.startswith(("targets-", "class-", "split-", "evaluator-", "model-"))
+    )
+    | {"image-left-out", "label-left-over", "pipeline"}
+    | {"image-small", "image-channels", "batch-sizes"}
+)

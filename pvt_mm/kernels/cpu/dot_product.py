@@ -49,7 +49,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, drop_rate: float = 0.0) -> Tensor:
     if drop_rate > 0 or not _tiles(q, k):
         return F.scaled_dot_product_attention(q, k, v, dropout_p=drop_rate)
     if torch.is_grad_enabled():
-        return _Attend.apply(q, k, v)
+        return _Attend.apply(q, k, v)  # type: ignore[no-untyped-call]  # torch's
     return _attend_in_tiles(q, k, v)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.grad import conv2d_weight
 
 from pvt_mm.kernels.recording import is_recording
 from pvt_mm.tokens import map_to_tokens, tokens_to_map
@@ -58,7 +59,7 @@ def weight_gradient(grad: Tensor, tokens: Tensor) -> Tensor:
     column = (tokens.shape[1], 1)
     shape = (grad.shape[2], tokens.shape[2], 1, 1)
     maps = (tokens_to_map(tokens, column), shape, tokens_to_map(grad, column))
-    return torch.nn.grad.conv2d_weight(*maps)[:, :, 0, 0]
+    return conv2d_weight(*maps)[:, :, 0, 0]
 
 
 def onednn_convolves(tokens: Tensor) -> bool:

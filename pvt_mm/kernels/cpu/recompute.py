@@ -52,10 +52,12 @@ def mlp_in_bands(
     """
     if not hasattr(torch.amp, "custom_fwd"):
         return linear(activate(linear(tokens, *fc1), Band.whole(hw), *params), *fc2)
-    return _MlpInBands.apply(tokens, *fc1, *fc2, activate, hw, halo, *params)
+    return _MlpInBands.apply(  # type: ignore[no-untyped-call]  # torch's
+        tokens, *fc1, *fc2, activate, hw, halo, *params
+    )
 
 
-def _in_autocast(name: str) -> Callable:
+def _in_autocast(name: str) -> Callable[[Any], Any]:
     """Decorate with ``torch.amp``'s ``name``, which keeps autocast on in the backward pass."""
     decorator = getattr(torch.amp, name, None)  # since torch 2.4
     return decorator(device_type="cpu") if decorator else lambda function: function
@@ -76,13 +78,13 @@ class _MlpInBands(torch.autograd.Function):
         halo: int,
         *params: Tensor,
     ) -> Tensor:
-        kept, out = [], None
+        kept, out = [], torch.empty(0)
         bands = list(cut_in_bands(tokens, hw, weight1.shape[0], halo, training=True))
         for band in bands:
             hidden = linear(band.read(tokens), weight1, bias1)  # (1, n, E)
             made = linear(activate(hidden, band, *params), weight2, bias2)
             kept.append(hidden)
-            if out is None:  # autocast may have chosen another type than the tokens'
+            if len(kept) == 1:  # autocast may have chosen another type than the tokens'
                 out = made.new_empty(*tokens.shape[:2], made.shape[2])
             band.made(out).copy_(made)
         ctx.save_for_backward(tokens, weight1, weight2, *params, *kept)
@@ -92,7 +94,7 @@ class _MlpInBands(torch.autograd.Function):
     @staticmethod
     @_in_autocast("custom_bwd")
     @torch.autograd.function.once_differentiable
-    def backward(ctx: Any, grad_out: Tensor) -> tuple:
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
         tokens, weight1, weight2, *rest = ctx.saved_tensors
         params, kept = rest[: -len(ctx.bands)], rest[-len(ctx.bands) :]
         params = [param.detach().requires_grad_() for param in params]

@@ -78,7 +78,7 @@ def is_available(tokens: Tensor) -> bool:
     """
     if not (INSTALLED and tokens.is_cuda and tokens.dtype in DTYPES):
         return False
-    if torch.jit.is_tracing() or torch.onnx.is_in_onnx_export() or _is_exporting():
+    if torch._C._get_tracing_state() or torch.onnx.is_in_onnx_export() or _is_exporting():
         return False
     # Compiled code needs a working Triton anyway, and cannot launch a kernel while it is traced.
     return torch.compiler.is_compiling() or _launches(tokens.device, tokens.dtype)

@@ -1,5 +1,7 @@
 """From tensors to kernel launches: tile sizes, grids, buffers."""
 
+from typing import Any
+
 import torch
 import triton
 import triton.language as tl
@@ -60,7 +62,7 @@ def _sum_dtype(x: Tensor) -> torch.dtype:
     return torch.promote_types(x.dtype, torch.float32)
 
 
-def choose_tile(x: Tensor, height: int, width: int) -> tuple[dict, int, tuple[int]]:
+def choose_tile(x: Tensor, height: int, width: int) -> tuple[dict[str, Any], int, tuple[int]]:
     """Choose the tile by the shape alone: no trial runs at start-up, equal sums on every GPU.
 
     Returns:

@@ -3,6 +3,8 @@
 Opaque to ``torch.compile`` and safe in CUDA graphs. Triton is imported by the first call.
 """
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -30,12 +32,14 @@ def dwconv_gelu_backward_op(
 
 
 @dwconv_gelu_op.register_fake
-def _(x, weight, bias, height, width):
+def _(x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int) -> Tensor:
     return torch.empty_like(x, memory_format=torch.contiguous_format)
 
 
 @dwconv_gelu_backward_op.register_fake
-def _(grad, x, weight, bias, height, width):
+def _(
+    grad: Tensor, x: Tensor, weight: Tensor, bias: Tensor, height: int, width: int
+) -> tuple[Tensor, Tensor, Tensor]:
     return (
         torch.empty_like(x, memory_format=torch.contiguous_format),
         torch.empty_like(weight, memory_format=torch.contiguous_format),
@@ -43,12 +47,12 @@ def _(grad, x, weight, bias, height, width):
     )
 
 
-def _keep(ctx, inputs, output):
+def _keep(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
     x, weight, bias, ctx.height, ctx.width = inputs
     ctx.save_for_backward(x, weight, bias)  # not the E-wide result before the GELU
 
 
-def _differentiate(ctx, grad):
+def _differentiate(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
     x, weight, bias = ctx.saved_tensors
     grads = dwconv_gelu_backward_op(grad, x, weight, bias, ctx.height, ctx.width)
     return *grads, None, None

@@ -3,11 +3,13 @@
 from mmengine.registry import RUNNERS
 from mmengine.runner import FlexibleRunner
 
+from pvt_mm.training.terminal import FileForDetails
+
 __all__ = ["ShardedRunner"]
 
 
 @RUNNERS.register_module()
-class ShardedRunner(FlexibleRunner):
+class ShardedRunner(FileForDetails, FlexibleRunner):
     """``FlexibleRunner`` for the train loops that resume in the middle of an epoch."""
 
     @property

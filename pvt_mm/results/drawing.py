@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from pycocotools import mask as coco_masks
 
-from pvt_mm.inference.results import Colour, Detection, Segmentation
+from pvt_mm.results.kinds import Colour, Detection, Segmentation
 
 __all__ = ["draw_detection", "draw_segmentation"]
 
@@ -44,7 +44,8 @@ def draw_detection(image: np.ndarray, found: Detection) -> np.ndarray:
     writer = _Labels(canvas)
     for index in range(len(found)):  # the best have the best places
         label = found.labels[index]
-        text = f"{found.class_names[label]} {found.scores[index]:.2f}"
+        score = found.scores[index]
+        text = found.class_names[label] + ("" if np.isnan(score) else f" {score:.2f}")
         x1, y1, _, y2 = (int(round(float(value) * scale)) for value in found.boxes[index])
         writer.add(text, [(x1, y1, 0, up) for up in (-1, 0, 1, -2, 2, -3)], found.palette[label])
     return writer.picture()
@@ -54,12 +55,13 @@ def draw_segmentation(image: np.ndarray, found: Segmentation) -> np.ndarray:
     """Tint a copy of an image by class; see :meth:`Segmentation.draw`."""
     scale = _scale(image)
     colours = np.array([_bgr(colour) for colour in found.palette], np.uint8)
-    tinted = cv2.addWeighted(
-        image, 1 - LABEL_OPACITY, colours[found.labels], LABEL_OPACITY, 0, dtype=cv2.CV_8U
-    )
+    known = found.labels < len(colours)  # others are ignored
+    layer = colours[np.where(known, found.labels, 0)]
+    tinted = cv2.addWeighted(image, 1 - LABEL_OPACITY, layer, LABEL_OPACITY, 0, dtype=cv2.CV_8U)
+    tinted = np.where(known[..., None], tinted, image)
     writer = _Labels(_zoomed(tinted, scale))
     places = []
-    for label in np.unique(found.labels):
+    for label in np.unique(found.labels[known]):
         x, y, size = _middle(found.labels == label)
         if size >= SMALL_REGION * found.labels.size:
             places.append((size, x, y, label))

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from pvt_mm.inference.masks import Mask, decode
+from pvt_mm.results.masks import Mask, decode
 
 __all__ = ["Colour", "Detection", "Segmentation", "area"]
 
@@ -19,7 +19,7 @@ class Detection:
 
     Attributes:
         boxes: ``(N, 4)`` float32: x1, y1, x2, y2 in pixels.
-        scores: ``(N,)`` float32, from 0 to 1.
+        scores: ``(N,)`` float32, from 0 to 1; NaN for annotated objects.
         labels: ``(N,)`` int64, indices of ``class_names``.
         masks: The objects' masks as COCO's run-length codes, or None if it predicts none.
         class_names: The classes that the detector knows.
@@ -61,7 +61,7 @@ class Detection:
         Returns:
             The picture; a whole number of times as large if the image is smaller than a thumbnail.
         """
-        from pvt_mm.inference.drawing import draw_detection
+        from pvt_mm.results.drawing import draw_detection
 
         return draw_detection(image, self)
 
@@ -72,6 +72,7 @@ class Segmentation:
 
     Attributes:
         labels: ``(H, W)``, indices of ``class_names``; uint8, or uint16 for more than 256 classes.
+            Of annotations, larger ones are pixels without a class.
         class_names: The classes that the segmentor knows.
         palette: A colour (red, green, blue) for each class.
     """
@@ -82,7 +83,7 @@ class Segmentation:
 
     def draw(self, image: np.ndarray) -> np.ndarray:
         """Tint a copy of the image by class, and name the classes; see :meth:`Detection.draw`."""
-        from pvt_mm.inference.drawing import draw_segmentation
+        from pvt_mm.results.drawing import draw_segmentation
 
         return draw_segmentation(image, self)
 

@@ -1,0 +1,12 @@
+# DINO with 4 scales, COCO, 12 epochs: mmdet's recipe; the leaf brings the last three stages.
+_base_ = ["mmdet::dino/dino-4scale_r50_8xb2-12e_coco.py", "./coco.py"]
+model = dict(backbone=dict(_delete_=True))
+
+data_root = _base_.coco_root
+train_dataloader = val_dataloader = test_dataloader = dict(dataset=dict(data_root=data_root))
+val_evaluator = test_evaluator = dict(ann_file=data_root + _base_.coco_val)
+
+train_cfg = dict(type="pvt_mm.ResumableEpochLoop")
+default_hooks = dict(checkpoint=dict(type="pvt_mm.SafeCheckpointHook"))
+
+auto_scale_lr = dict(enable=False)
