@@ -17,6 +17,7 @@ import _paths
 import gpu_report
 import onnx_speed
 import soak
+import tricks
 import whole_job
 
 from pvt_mm.costs.benchmark.case import Case
@@ -75,6 +76,7 @@ def soak_block(content: dict[str, Any]) -> str:
 
 BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {
     "cpu": cpu_block,
+    "tricks": tricks.show,
     "scaling": scaling_block,
     "whole_job": whole_job_block,
     "onnx": onnx_block,

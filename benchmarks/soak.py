@@ -25,6 +25,7 @@ import numpy as np
 from process_probe import Probe
 from soak_statistics import fit_trend, thirds
 
+from pvt_mm.allocator import tune_allocator
 from pvt_mm.costs.benchmark.machine import describe_machine
 from pvt_mm.costs.benchmark.report import SCHEMA, as_table, write_json
 from pvt_mm.data.demo import DemoSpec, make_demo_data
@@ -126,6 +127,7 @@ JOBS = {"training": train, "inference": infer}
 
 def run_job(name: str, minutes: float, interval: float, pipe: Any) -> None:
     """Run one job in this process and send what was seen through the pipe."""
+    tune_allocator()  # as the tools do
     with Probe(interval) as probe:
         extra = JOBS[name](60 * minutes, probe)
     samples = [asdict(sample) for sample in probe.samples]

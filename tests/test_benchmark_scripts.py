@@ -21,6 +21,7 @@ import gpu_report  # noqa: E402
 import part_clock  # noqa: E402
 import render  # noqa: E402
 import scaling  # noqa: E402
+import tricks  # noqa: E402
 import whole_job  # noqa: E402
 
 from pvt_mm.costs.benchmark import Case  # noqa: E402
@@ -240,3 +241,40 @@ def test_a_block_without_results_says_so_and_an_unknown_one_is_refused(tmp_path)
     assert render.rendered(made, tmp_path) == made
     with pytest.raises(ValueError, match="'tpu' is unknown"):
         render.rendered(text.replace("cpu", "tpu"), tmp_path)
+
+
+@pytest.mark.slow
+def test_each_trick_is_left_out_once_and_what_is_measured_stays(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(tricks, "SHAPES", ((64, 96),))
+    out = tmp_path / "tricks.json"
+    command = ["--models", "pvt_v2_b0", "--repeats", "1", "--out", str(out)]
+    assert tricks.main(command) == 0
+    content = json.loads(out.read_text())
+    inference, train = content["cells"].values()
+    assert "without bands" in inference["ways"] and "without bands" not in train["ways"]
+    assert "without recomputation" in train["ways"]
+    for cell in (inference, train):
+        assert list(cell["ways"])[0] == tricks.ALL and list(cell["ways"])[-1] == tricks.NONE
+        for entry in cell["ways"].values():
+            assert len(entry["seconds"]) == 1 and entry["memory_bytes"][0] > 0
+    capsys.readouterr()
+    assert tricks.main(command) == 0
+    assert json.loads(out.read_text()) == content and not capsys.readouterr().out
+
+
+@pytest.mark.parametrize("mode", ["inference", "train"])
+def test_tricks_change_what_runs_and_not_its_result(mode):
+    case = Case("pvt_v2_b0", (512, 512), mode=mode)  # large enough for bands
+
+    def operators(way):
+        step = tricks.step_of(way, tricks.prepare("pvt_mm", case).step)
+        with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+            result = float(step())
+        return {each.key: each.count for each in seen.key_averages()}, result
+
+    reference, expected = operators(tricks.ALL)
+    for way in set(tricks.ways(mode)) - {tricks.ALL}:
+        found, result = operators(way)
+        assert result == pytest.approx(expected, abs=1e-5), way
+        if way != "without checks of each call":
+            assert found != reference, way
