@@ -79,9 +79,7 @@ PKG_INFO = "Metadata-Version: 2.1\nName: mmcv\nVersion: 2.1.0\n"
 
 def write_sdist(folder: Path) -> None:
     """Write the stand-in for mmcv's source distribution."""
-    pack_sdist(
-        folder, {"PKG-INFO": PKG_INFO, "backend.py": BACKEND, "pyproject.toml": PYPROJECT}
-    )
+    pack_sdist(folder, {"PKG-INFO": PKG_INFO, "backend.py": BACKEND, "pyproject.toml": PYPROJECT})
 
 
 def pack_sdist(folder: Path, files: dict[str, str]) -> None:
