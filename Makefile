@@ -1,13 +1,15 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 # Override the place of the environment and the interpreter: make demo VENV=/data/venv PYTHON=python3.12
+# STACK=onedl takes OneDL's forks of the OpenMMLab packages, in an environment of their own.
 
-VENV ?= .venv
+STACK ?= openmmlab
+VENV ?= .venv$(if $(filter-out openmmlab,$(STACK)),-$(STACK))
 PYTHON ?= python3
 JOBS ?= 2
 
 # tools/setup_env.py remembers what is done, so it may run before every target. An environment that
 # exists keeps its interpreter, unless PYTHON is given.
-SETUP = @$(PYTHON) tools/setup_env.py --venv "$(VENV)" \
+SETUP = @$(PYTHON) tools/setup_env.py --venv "$(VENV)" --stack "$(STACK)" \
 	$(if $(filter-out file,$(origin PYTHON)),--this-python)
 BIN = "$(VENV)/bin"
 

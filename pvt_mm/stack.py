@@ -61,12 +61,13 @@ REQUIREMENTS: tuple[Requirement, ...] = (
         "mmseg", "mmsegmentation", ">=1.2.1,<1.3", "segmentation", ("onedl-mmsegmentation",)
     ),
 )
+FORK = "onedl-"  # before the name of each of OneDL's distributions
 _INDISPENSABLE = ("torch", "mmengine")
 _TOOLBOXES = ("mmdet", "mmseg")  # which need mmcv
 
 
 def check_stack() -> None:
-    """Warn, in one message, of what is out of range, or missing where something else needs it.
+    """Warn, in one message, of what is out of range, mixed, or missing where something needs it.
 
     A toolbox that is not installed was not asked for: configs that need it say so. Nothing is
     imported: the versions are read from the installed packages' metadata. Only the first process
@@ -82,9 +83,11 @@ def check_stack() -> None:
     problems = {name: problem for name, problem in problems.items() if name not in unused}
     if missing:
         raise ImportError(_message(problems, f"pvt_mm needs {' and '.join(missing)}"))
-    if problems and os.environ.get("RANK", "0") == "0":
+    mixture = find_mixture()
+    if (problems or mixture) and os.environ.get("RANK", "0") == "0":
         # The caller's line would be one in importlib: level 2 at least names pvt_mm.
-        warnings.warn(_message(problems, "pvt_mm: not all of its stack fits"), stacklevel=2)
+        message = _message(problems, "pvt_mm: not all of its stack fits", mixture)
+        warnings.warn(message, stacklevel=2)
 
 
 def find_problem(requirement: Requirement) -> str:
@@ -102,6 +105,25 @@ def find_problem(requirement: Requirement) -> str:
     return f"{requirement.module} {found} is out of range, {requirement.specifier} works"
 
 
+def find_mixture() -> str:
+    """Say that packages of OpenMMLab and OneDL's forks of them lie side by side, or nothing."""
+    found = {
+        name: installed
+        for requirement in REQUIREMENTS
+        for name in (requirement.distribution, *requirement.forks)
+        if requirement.forks and (installed := version_of(name)) is not None
+    }
+    forks = [f"{name} {found[name]}" for name in found if name.startswith(FORK)]
+    originals = [f"{name} {found[name]}" for name in found if not name.startswith(FORK)]
+    if not forks or not originals:
+        return ""
+    return (
+        f"OpenMMLab's {', '.join(originals)} and OneDL's {', '.join(forks)} are mixed, which write "
+        "to the same folders; take all from one, in an environment of its own: `make setup`, or "
+        "`make setup STACK=onedl`"
+    )
+
+
 def version_of(distribution: str) -> str | None:
     """The installed version of a distribution, or None."""
     try:
@@ -110,8 +132,8 @@ def version_of(distribution: str) -> str | None:
         return None
 
 
-def _message(problems: dict[str, str], title: str) -> str:
-    lines = [f"{title}:"]
+def _message(problems: dict[str, str], title: str, mixture: str = "") -> str:
+    lines = [f"{title}:", *([f"  {mixture}"] if mixture else [])]
     for requirement in REQUIREMENTS:
         if requirement.module in problems:
             lines.append(

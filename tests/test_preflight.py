@@ -338,6 +338,21 @@ COMMAND_FAULTS = {
         [SEGMENTOR, "--cfg-options", "default_hooks.checkpoint.save_best=miou"],
         "save_best is 'miou', which the validation does not measure; did you mean mIoU?",
     ),
+    "an evaluator that is none": (
+        train.main,
+        [DETECTOR, "--cfg-options", FROM_SCRATCH, "val_evaluator=1"],
+        "val_evaluator is 1; expected a metric's dict",
+    ),
+    "one evaluator that is none": (
+        test.main,
+        [DETECTOR, "good.pth", "--cfg-options", "test_evaluator=[a]"],
+        "test_evaluator is ['a']; expected a metric's dict",
+    ),
+    "no evaluator to write for": (
+        test.main,
+        [DETECTOR, "good.pth", "--out", "a.pkl", "--cfg-options", "test_evaluator=1"],
+        "test_evaluator is 1; expected a metric's dict",
+    ),
     "masks": (test.main, [MASK_DETECTOR, "good.pth", "--tta"], "--tta"),
     "no test data": (
         test.main,

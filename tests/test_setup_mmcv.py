@@ -62,6 +62,15 @@ def build_wheel(folder, config_settings=None, metadata_directory=None):
     return name
 """
 
+# Of the step that pip takes for a project's metadata.
+FIRST_LINE = "(pathlib.Path(folder) / INFO).mkdir()"
+PYPROJECT = """
+[build-system]
+requires = []
+build-backend = "backend"
+backend-path = ["."]
+"""
+
 PROOF = "import mmcv, torch\nassert mmcv.BUILT_FOR == torch.__version__, 'undefined symbol'"
 
 
@@ -70,15 +79,7 @@ PKG_INFO = "Metadata-Version: 2.1\nName: mmcv\nVersion: 2.1.0\n"
 
 def write_sdist(folder: Path) -> None:
     """Write the stand-in for mmcv's source distribution."""
-    pack_sdist(
-        folder,
-        {
-            "PKG-INFO": PKG_INFO,
-            "backend.py": BACKEND,
-            "pyproject.toml": '[build-system]\nrequires = []\nbuild-backend = "backend"\n'
-            'backend-path = ["."]\n',
-        },
-    )
+    pack_sdist(folder, {"PKG-INFO": PKG_INFO, "backend.py": BACKEND, "pyproject.toml": PYPROJECT})
 
 
 def pack_sdist(folder: Path, files: dict[str, str]) -> None:
@@ -196,16 +197,18 @@ def get_version():
         exec(compile(f.read(), version_file, 'exec'))
     return locals()['__version__']
 
-{broken}setup(name='mmcv', version=get_version())
+setup(name='mmcv', version=get_version())
 """
 
 
-@pytest.mark.parametrize("broken", ["", "raise KeyError('__version__')\n"])
+@pytest.mark.parametrize("broken", [FIRST_LINE, "raise KeyError('__version__')"])
 def test_the_source_is_fetched_whole_and_mended_even_if_its_metadata_fails(
     workshop, tmp_path, broken
 ):
-    files = {"PKG-INFO": PKG_INFO, "setup.py": OLD_SETUP.format(broken=broken)}
+    files = {"PKG-INFO": PKG_INFO, "setup.py": OLD_SETUP}
     files |= {"mmcv/__init__.py": "", "mmcv/version.py": "__version__ = '2.1.0'"}
+    # From Python 3.12 on a new environment has no setuptools that could run setup.py.
+    files |= {"pyproject.toml": PYPROJECT, "backend.py": BACKEND.replace(FIRST_LINE, broken)}
     pack_sdist(tmp_path / "links", files)
     source = tmp_path / "work" / "src"
     mmcv_source.fetch(workshop, PIN, source)
@@ -213,7 +216,7 @@ def test_the_source_is_fetched_whole_and_mended_even_if_its_metadata_fails(
     assert (source / "mmcv" / "version.py").is_file()
     # Whichever Python runs the tests, what `locals()` holds does not matter any more.
     code = (source / "setup.py").read_text().replace("from setuptools import setup", "")
-    code = code.replace(broken, "").replace("setup(name", "dict(name")
+    code = code.replace("setup(name", "dict(name")
     script = f"locals = dict\n{code}\nprint(get_version())"
     done = subprocess.run(
         [sys.executable, "-c", script], cwd=source, capture_output=True, text=True

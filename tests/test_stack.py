@@ -122,6 +122,26 @@ def test_forks_are_accepted(installed):
     silent()
 
 
+@pytest.mark.parametrize(
+    ("removed", "added"),
+    [((), "onedl-mmcv"), (("mmdet",), "onedl-mmdetection"), (("mmengine",), "onedl-mmengine")],
+)
+def test_a_mixture_is_named(installed, removed, added):
+    for name in removed:
+        del installed[name]
+    installed[added] = "9.9"
+    says = warning()
+    assert f"OneDL's {added} 9.9 are mixed" in says
+    assert "mmsegmentation 1.2.2 and OneDL's" in says
+    assert all(f"{name} " not in says.partition(" and OneDL's")[0] for name in removed)
+    assert "make setup STACK=onedl" in says
+
+
+def test_mmengine_lite_is_no_mixture(installed):
+    installed["mmengine-lite"] = installed.pop("mmengine")
+    silent()
+
+
 def test_only_the_first_process_speaks(installed, monkeypatch):
     installed["mmdet"] = "2.28.0"
     monkeypatch.setenv("RANK", "1")

@@ -19,6 +19,7 @@ from pvt_mm.config.loading import is_classification, is_segmentation
 from pvt_mm.errors import UserError
 from pvt_mm.files import unique_stem
 from pvt_mm.results import Segmentation, labels_of, objects_of, palette_of
+from pvt_mm.training.validation import check_evaluator
 
 __all__ = ["PictureHook", "check_display", "prepare_folder", "save_predictions"]
 
@@ -136,10 +137,12 @@ def save_predictions(cfg: Config, out: str) -> None:
             label maps.
 
     Raises:
-        UserError: If ``out`` is neither, or not what the config's task writes.
+        UserError: If ``out`` is neither, or not what the config's task writes, or the test's
+            evaluator is none.
     """
     path = Path(out)
     is_pickle = path.suffix in PICKLES
+    check_evaluator(cfg, "test")
     evaluator = cfg.test_evaluator
     evaluators = list(evaluator) if isinstance(evaluator, (list, tuple)) else [evaluator]
     if is_segmentation(cfg):

@@ -13,7 +13,7 @@ from pvt_mm.data.demo.make_data import make_absent_demo_data
 from pvt_mm.errors import UserError
 from pvt_mm.training.distributed import check_device
 from pvt_mm.training.resuming.atomic import check_writable
-from pvt_mm.training.validation import check_figures
+from pvt_mm.training.validation import check_evaluator, check_figures
 
 __all__ = ["check_checkpoint", "check_test", "check_train", "is_first_here"]
 
@@ -53,6 +53,7 @@ def check_test(cfg: Config) -> None:
         check_checkpoint(cfg.load_from, "checkpoint")
     if cfg.get("test_dataloader") is None:
         raise UserError("the config has no test_dataloader")
+    check_evaluator(cfg, "test")
     make_absent_demo_data(cfg, ("test",))
     check_data(cfg, ("test",), read_annotations=is_first_here())
 

@@ -13,7 +13,7 @@ from pvt_mm.errors import UserError
 from pvt_mm.training.evidence import ITEMS
 from pvt_mm.wording import some
 
-__all__ = ["check_figures", "drop_incomplete"]
+__all__ = ["check_evaluator", "check_figures", "drop_incomplete"]
 
 PARTS = ("dataloader", "cfg", "evaluator")
 OF_BOXES = ("bbox", "segm")
@@ -44,12 +44,32 @@ def drop_incomplete(cfg: Config, needed: str) -> None:
             cfg[name] = None
 
 
+def check_evaluator(cfg: Config, split: str) -> None:
+    """Check that a validation's or a test's evaluator is a metric's dict, or a list of such.
+
+    Args:
+        cfg: The config; without an evaluator it is fine.
+        split: ``"val"`` or ``"test"``.
+
+    Raises:
+        UserError: If it is anything else.
+    """
+    evaluator = cfg.get(f"{split}_evaluator")
+    for one in evaluator if isinstance(evaluator, (list, tuple)) else (evaluator,):
+        if one is not None and not isinstance(one, Mapping):
+            raise UserError(
+                f"{split}_evaluator is {evaluator!r}; expected a metric's dict, such as "
+                "dict(type='CocoMetric', ...), or a list of them"
+            )
+
+
 def check_figures(cfg: Config) -> None:
     """Check that what checkpoints are chosen by, or training is stopped by, will be measured.
 
     Raises:
-        UserError: If it will not.
+        UserError: If it will not, or the evaluator is none.
     """
+    check_evaluator(cfg, "val")
     known = set(_figures(cfg.get("val_evaluator")))
     if cfg.get("val_cfg") is None or None in known:
         return

@@ -53,7 +53,7 @@ fi
 for file in /etc/resolv.conf /etc/hosts /etc/pip.conf; do
     [ ! -f "$file" ] || cp "$file" "$root$file"
 done
-grep -hs '^Acquire::' /etc/apt/apt.conf /etc/apt/apt.conf.d/* >"$root/etc/apt/apt.conf.d/90host" || true
+grep -hs '^Acquire::.*;$' /etc/apt/apt.conf /etc/apt/apt.conf.d/* >"$root/etc/apt/apt.conf.d/90host" || true
 passed=()
 for name in $(compgen -e); do
     case $name in
@@ -73,6 +73,7 @@ show() {
 # Folders of this machine that pip's settings name, such as a local index.
 for place in $( (cat /etc/pip.conf ~/.config/pip/pip.conf ~/.pip/pip.conf || true) 2>/dev/null |
     tr ' =' '\n\n' | sed -n 's#^\(file://\)\{0,1\}\(/.*\)#\2#p' | sort -u); do
+    place=${place%/simple} # an index links to the files beside it
     [ ! -d "$place" ] || show "$place" "$place"
 done
 
@@ -102,6 +103,7 @@ inside chroot "$root" chown -R newcomer: "$home"
 . "$root/etc/os-release"
 for target in "${@:-demo}"; do
     echo "[fresh] $PRETTY_NAME, $(inside chroot "$root" python3 --version): make $target"
-    inside HOME=$home chroot --userspec=newcomer "$root" sh -c "cd $home/pvt_mm && time make $target"
+    inside HOME=$home chroot --userspec=newcomer "$root" sh -c "cd $home/pvt_mm && make $target"
+    echo "[fresh] make $target took $((SECONDS / 60)) minutes since the start"
 done
 echo "[fresh] done; all of it lies in $root$home/pvt_mm"

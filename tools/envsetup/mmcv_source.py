@@ -36,16 +36,17 @@ def fetch(venv: Venv, pin: str, source: Path) -> None:
     shutil.rmtree(fresh, ignore_errors=True)
     fresh.mkdir(parents=True)
     say(f"downloading the source of {pin}")
+    name = pin.partition("==")[0]
     # After the download pip runs setup.py for the metadata, which may need the patches. So the
     # tree is taken that it has unpacked by then, and keeps for --no-clean.
-    command = [str(venv.python), "-m", "pip", "download", "--no-clean", "--no-binary=mmcv"]
+    command = [str(venv.python), "-m", "pip", "download", "--no-clean", f"--no-binary={name}"]
     command += ["--no-deps", "--no-build-isolation", "--dest", str(fresh), pin]
     pipe = {"stdout": subprocess.PIPE, "stderr": subprocess.STDOUT, "text": True}
     with venv.process(
         command, env=venv.environ(TMPDIR=str(fresh)), errors="replace", **pipe
     ) as process:
         output = process.communicate()[0]
-    tree = next(fresh.glob("pip-download-*/mmcv_*"), None)
+    tree = next(fresh.glob(f"pip-download-*/{name}_*"), None)
     if tree is None or (process.returncode and "metadata-generation-failed" not in output):
         lines = [s.strip() for s in output.splitlines() if s.strip()]
         errors = [s for s in lines if s.startswith("ERROR")] or lines

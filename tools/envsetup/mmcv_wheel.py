@@ -18,7 +18,7 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 
-from . import checks, mmcv_source
+from . import checks, cuda_toolkit, mmcv_source
 from .venv import SetupError, Venv, say
 
 GIB_PER_JOB = 2
@@ -33,7 +33,7 @@ import json, torch
 gpus = range(torch.cuda.device_count()) if torch.cuda.is_available() else []
 print(json.dumps(dict(
     torch=torch.__version__, cuda=torch.version.cuda,
-    arch=sorted({"sm%d%d" % torch.cuda.get_device_capability(i) for i in gpus}))))
+    cards=sorted({"%d.%d" % torch.cuda.get_device_capability(i) for i in gpus}))))
 """
 
 PROOF = """
@@ -55,17 +55,18 @@ class Torch:
 
     version: str
     cuda: str | None
-    arch: tuple[str, ...]
+    cards: tuple[str, ...]
 
     @property
     def with_cuda_ops(self) -> bool:
         """Whether mmcv gets its CUDA operators."""
-        return self.cuda is not None and (bool(self.arch) or os.environ.get("FORCE_CUDA") == "1")
+        return self.cuda is not None and (bool(self.cards) or os.environ.get("FORCE_CUDA") == "1")
 
     @property
     def tag(self) -> str:
         """Name everything that a wheel must match: torch, ops, interpreter, machine."""
-        ops = f"cu{self.cuda}-{'-'.join(self.arch) or 'any'}" if self.with_cuda_ops else "cpuops"
+        archs = re.sub(r"[^\w.+]+", "-", cuda_toolkit.arch_list(self.cards))
+        ops = f"cu{self.cuda}-{archs}" if self.with_cuda_ops else "cpuops"
         return f"torch{self.version}-{ops}-{MACHINE_TAG}"
 
 
@@ -76,7 +77,7 @@ def probe_torch(venv: Venv) -> Torch:
     if done.returncode:
         raise SetupError(f"torch does not import in {venv.root}: {_last_line(done.stderr)}")
     found = json.loads(done.stdout.splitlines()[-1])
-    return Torch(found["torch"], found["cuda"], tuple(found["arch"]))
+    return Torch(found["torch"], found["cuda"], tuple(found["cards"]))
 
 
 def prove(venv: Venv) -> str | None:
@@ -94,9 +95,14 @@ def cache_root() -> Path:
     return Path(base) / "pvt_mm" / "wheels"
 
 
+def wheels_of(pin: str) -> str:
+    """Return the pattern of the names that wheels of a pinned project have."""
+    return pin.partition("==")[0].replace("-", "_") + "-*.whl"
+
+
 def any_wheel(venv: Venv, pin: str) -> bool:
     """Tell whether there is a wheel to try before mmcv must be built."""
-    kept = any(cache_root().glob(f"*-{MACHINE_TAG}/*.whl"))
+    kept = any(cache_root().glob(f"*-{MACHINE_TAG}/{wheels_of(pin)}"))
     return kept or find_wheel(venv, pin) is not None
 
 
@@ -106,16 +112,16 @@ def install(venv: Venv, pin: str, torch: Torch) -> None:
     In this order: what is installed, the wheel of an earlier build, a wheel that pip finds, a
     build from source.
     """
-    wanted = pin.partition("==")[2]
+    name, _, wanted = pin.partition("==")
     known = venv.done().get("mmcv for") == torch.tag
-    if not (known and venv.version("mmcv") == wanted and prove(venv) is None):
+    if not (known and venv.version(name) == wanted and prove(venv) is None):
         _bring_in(venv, pin, torch)
         venv.record("mmcv for", torch.tag)
 
 
 def _bring_in(venv: Venv, pin: str, torch: Torch) -> None:
     cache = cache_root() / torch.tag
-    for wheel in sorted(cache.glob("*.whl")):
+    for wheel in sorted(cache.glob(wheels_of(pin))):
         if _try_wheel(venv, wheel):
             return
         wheel.unlink()
@@ -138,13 +144,14 @@ def _bring_in(venv: Venv, pin: str, torch: Torch) -> None:
 
 def find_wheel(venv: Venv, pin: str) -> Path | None:
     """Return a ready-made wheel from wherever pip looks, or None."""
+    name = pin.partition("==")[0]
     folder = venv.build / "found"
     shutil.rmtree(folder, ignore_errors=True)
-    command = [str(venv.python), "-m", "pip", "download", "--quiet", "--only-binary=mmcv"]
+    command = [str(venv.python), "-m", "pip", "download", "--quiet", f"--only-binary={name}"]
     command += ["--no-deps", "--dest", str(folder), pin]
     with venv.process(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         process.wait()
-    return next(folder.glob("mmcv-*.whl"), None)
+    return next(folder.glob(wheels_of(pin)), None)
 
 
 def build(venv: Venv, pin: str, torch: Torch) -> Path:
@@ -176,20 +183,21 @@ def build(venv: Venv, pin: str, torch: Torch) -> Path:
     env = venv.environ(
         MAX_JOBS=str(jobs),
         MMCV_WITH_OPS="1",
-        FORCE_CUDA="1" if torch.with_cuda_ops else "0",
         CFLAGS=compile_flags("CFLAGS"),
         CXXFLAGS=compile_flags("CXXFLAGS"),
         LDFLAGS=f"{os.environ.get('LDFLAGS', '')} -Wl,--strip-debug".strip(),
     )
-    if not torch.with_cuda_ops:
-        env["CUDA_VISIBLE_DEVICES"] = "-1"
+    if torch.with_cuda_ops:
+        env.update(cuda_toolkit.build_variables(venv, torch.cuda, torch.cards))
+    else:
+        env.update(FORCE_CUDA="0", CUDA_VISIBLE_DEVICES="-1")
     out = home / "wheels"
     shutil.rmtree(out, ignore_errors=True)
     command = [str(venv.python), "-m", "pip", "wheel", "-v", "--no-build-isolation", "--no-deps"]
     command += ["--use-pep517", "--wheel-dir", str(out), str(source)]
     started = time.monotonic()
     code = _run_with_progress(venv, command, env, log)
-    wheel = next(out.glob("mmcv-*.whl"), None)
+    wheel = next(out.glob(wheels_of(pin)), None)
     if code or wheel is None:
         raise SetupError(*build_failure(log))
     say(f"built {wheel.name} in {_clock(time.monotonic() - started)}")

@@ -6,6 +6,7 @@ import argparse
 import functools
 import hashlib
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -17,6 +18,10 @@ from . import checks, mmcv_wheel
 from .venv import SetupError, Venv, read_pins, say
 
 ROOT = Path(__file__).resolve().parents[2]
+
+# Of each stack but the first, `requirements-NAME.txt` stands in for these lines.
+STACKS = ("openmmlab", "onedl")
+OPENMMLAB = ("mmengine", "mmcv", "mmdet", "mmsegmentation")
 
 IMPORTS = """
 import cv2, mmcv.ops, mmdet.apis, mmengine.runner, mmseg.apis, pvt_mm
@@ -35,8 +40,28 @@ def key_of(*parts: object) -> str:
 def conflicts(pip_check: list[str]) -> list[str]:
     """Return the lines of `pip check` that name a real conflict."""
     named = [s for s in pip_check if " requires " in s or " has requirement " in s]
-    # openmim stands without opendatalab, and beside any setuptools and rich, on purpose.
-    return [s for s in named if not s.startswith("openmim ")]
+    # openmim stands without opendatalab, and beside any setuptools and rich, on purpose. A fork
+    # stands in for what pvt_mm names.
+    return [s for s in named if not s.startswith("openmim ") and not _filled_by_a_fork(s)]
+
+
+def _filled_by_a_fork(line: str) -> bool:
+    found = re.fullmatch(r"pvt[-_]mm \S+ requires ([a-z]+), which is not installed\.", line)
+    return found is not None and found[1] in OPENMMLAB
+
+
+def stack_pins(root: Path, stack: str) -> dict[str, str]:
+    """Return the requirement lines of a stack, by project name.
+
+    Args:
+        root: The project's folder.
+        stack: One of `STACKS`.
+    """
+    pins = read_pins(root / "requirements.txt")
+    if stack != STACKS[0]:
+        pins = {name: line for name, line in pins.items() if name not in OPENMMLAB}
+        pins |= read_pins(root / f"requirements-{stack}.txt")
+    return pins
 
 
 def prove(venv: Venv, imports: str) -> None:
@@ -60,13 +85,20 @@ class Setup:
         venv: The environment to fill.
         root: The project's folder, with its requirements files.
         dev: Install what the tests and the linter need, too.
+        stack: One of `STACKS`: whose mmengine, mmcv, mmdet and mmsegmentation.
     """
 
-    def __init__(self, venv: Venv, root: Path = ROOT, dev: bool = False) -> None:
+    def __init__(
+        self, venv: Venv, root: Path = ROOT, dev: bool = False, stack: str = STACKS[0]
+    ) -> None:
         self.venv = venv
         self.root = root
-        self.pins = read_pins(root / "requirements.txt")
-        base = key_of(str(venv.root), os.path.realpath(sys.executable), sys.version_info[:2])
+        self.pins = stack_pins(root, stack)
+        forks = () if stack == STACKS[0] else (stack, root / f"requirements-{stack}.txt")
+        # The forks write to the same folders: another stack begins with an empty environment.
+        base = key_of(
+            str(venv.root), os.path.realpath(sys.executable), sys.version_info[:2], *forks
+        )
         packages = key_of(base, root / "requirements.txt")
         nodeps = root / "requirements-nodeps.txt"
         project = key_of(packages, str(root), root / "pyproject.toml", nodeps)
@@ -79,6 +111,11 @@ class Setup:
         if dev:
             dev_key = key_of(project, root / "requirements-dev.txt")
             self.steps.append(("dev", dev_key, self.dev))
+
+    @property
+    def mmcv_name(self) -> str:
+        """The project that brings mmcv."""
+        return next(name for name in self.pins if name.endswith("mmcv"))
 
     @functools.cached_property
     def gpu(self) -> bool:
@@ -130,7 +167,7 @@ class Setup:
         """Stop if mmcv has to be built and this machine lacks what that needs."""
         problems = checks.build_problems(self.gpu)
         # Whether there is a wheel takes pip to find out, so ask only if it matters.
-        if problems and not mmcv_wheel.any_wheel(self.venv, self.pins["mmcv"]):
+        if problems and not mmcv_wheel.any_wheel(self.venv, self.pins[self.mmcv_name]):
             raise SetupError(*problems)
 
     def create(self) -> None:
@@ -142,7 +179,7 @@ class Setup:
         """Step 2: every pinned package but mmcv."""
         self.check_build()
         say("installing torch, the OpenMMLab packages and what they need")
-        lines = [line for name, line in self.pins.items() if name != "mmcv"]
+        lines = [line for name, line in self.pins.items() if name != self.mmcv_name]
         self.venv.build.mkdir(exist_ok=True)
         listing = self.venv.build / "requirements.txt"
         listing.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -158,7 +195,7 @@ class Setup:
                 f"warning: this machine has a GPU that torch {torch.version} cannot use (its "
                 f"driver must support CUDA {torch.cuda}); mmcv is set up without CUDA ops"
             )
-        mmcv_wheel.install(self.venv, self.pins["mmcv"], torch)
+        mmcv_wheel.install(self.venv, self.pins[self.mmcv_name], torch)
         # By its metadata, as it is looked up later: the CUDA build's __version__ says more.
         self.venv.record("torch", self.venv.version("torch"))
         self.venv.record("gpu", "seen" if self.gpu else "none")
@@ -207,6 +244,12 @@ def main(argv: list[str] | None = None) -> int:
         action="store_true",
         help="use the Python that runs this; otherwise an environment that exists keeps its own",
     )
+    parser.add_argument(
+        "--stack",
+        choices=STACKS,
+        default=STACKS[0],
+        help="whose mmengine, mmcv, mmdet and mmsegmentation (default: %(default)s)",
+    )
     parser.add_argument("--remove", action="store_true", help="delete the environment instead")
     args = parser.parse_args(argv)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
@@ -220,7 +263,7 @@ def main(argv: list[str] | None = None) -> int:
             peers_of(venv).remove()
             venv.remove()
         else:
-            Setup(venv, dev=args.dev).run()
+            Setup(venv, dev=args.dev, stack=args.stack).run()
             if args.peers:
                 PeersSetup(venv).run()
     except SetupError as error:
