@@ -57,6 +57,7 @@ class Probe:
         self.steps = 0
         # Seconds of each step since the last sample, and what was allocated at its end.
         self._recent: list[tuple[float, float | None]] = []
+        self._lock = threading.Lock()
         self._start = time.monotonic()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
@@ -80,8 +81,10 @@ class Probe:
 
     def step(self, seconds: float) -> None:
         """Note that a step took so long."""
-        self.steps += 1
-        self._recent.append((seconds, _allocated()))
+        allocated = _allocated()  # takes a while where much is
+        with self._lock:
+            self.steps += 1
+            self._recent.append((seconds, allocated))
 
     def _watch(self) -> None:
         while not self._stop.wait(self.interval - self.elapsed % self.interval):
@@ -89,7 +92,8 @@ class Probe:
                 self.samples.append(self._look())
 
     def _look(self) -> Sample:
-        recent, self._recent = self._recent, []
+        with self._lock:
+            recent, self._recent = self._recent, []
         children = _children()
         times = [seconds for seconds, _ in recent]
         allocated = [size for _, size in recent if size is not None]
@@ -139,5 +143,6 @@ def _memory(process: str, kind: str) -> float:
         lines = Path(f"/proc/{process}/smaps_rollup").read_text().splitlines()
     except (FileNotFoundError, ProcessLookupError):  # it has just ended
         return 0.0
-    kibibytes = next(line.split()[1] for line in lines if line.startswith(f"{kind}:"))
+    # One that has ended, but not been waited for, has no lines.
+    kibibytes = next((line.split()[1] for line in lines if line.startswith(f"{kind}:")), 0)
     return int(kibibytes) * 1024 / MB

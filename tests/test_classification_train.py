@@ -108,7 +108,8 @@ def test_norms_biases_and_embeddings_do_not_decay(name):
         assert decay[id(parameter)] == (0.0 if free else 0.05), key
 
 
-@pytest.mark.parametrize("family", ["PVT", "PVTv2"])
+@pytest.mark.slow
+@pytest.mark.parametrize("family", [pytest.param("PVT", marks=pytest.mark.exhaustive), "PVTv2"])
 def test_training_resuming_and_testing(here, family):
     train.main([f"{family}_1.py", "--work-dir", family])
     saved = safe_load(here / family / "epoch_1.pth")

@@ -99,7 +99,7 @@ FOR_CODE = {
 DATA = {"data/coco": "COCO", "data/ade": "ADE20K", "data/imagenet": "ImageNet"}
 
 COMMANDS = all_commands()
-ABOUT_SPEED = ("benchmarks/README.md", "docs/speed.md")
+LONG = ("benchmarks/README.md", "docs/speed.md", "docs/export.md")
 UNMARKED = [command for command in COMMANDS if not command.marker]
 
 
@@ -116,7 +116,7 @@ def is_run_here(command):
 def once(candidates):
     """Each command once, as parameters; a page may give placeholders another meaning.
 
-    Those of the pages of speed take long, and run one tool in several ways.
+    Those of some pages take long, and run one tool in several ways.
     """
     chosen = {}
     for command in candidates:
@@ -125,7 +125,7 @@ def once(candidates):
         pytest.param(
             each,
             id=f"{each.page}:{each.line}",
-            marks=[pytest.mark.exhaustive] if each.page in ABOUT_SPEED else [],
+            marks=[pytest.mark.exhaustive] if each.page in LONG else [],
         )
         for each in chosen.values()
     ]

@@ -334,7 +334,7 @@ def test_mask_rcnn_detects_what_mmdet_detects(tmp_path):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("format", ["onnx", "pt2"])
+@pytest.mark.parametrize("format", ["onnx", pytest.param("pt2", marks=pytest.mark.exhaustive)])
 def test_semantic_fpn_segments_as_mmseg_does(format, tmp_path):
     pytest.importorskip("mmseg")
     from mmseg.structures import SegDataSample

@@ -97,21 +97,29 @@ def test_medians_of_thirds():
     assert thirds([4]) == (4, 4)
 
 
+def wait_for(ready):
+    """Wait until ``ready()`` is something, and return that."""
+    end = time.monotonic() + 60
+    while time.monotonic() < end:
+        if found := ready():
+            return found
+        time.sleep(0.01)
+    raise AssertionError("the probe does not look any more")
+
+
 def test_the_probe_sees_memory_and_descriptors_come(tmp_path):
     gc.collect()  # what earlier tests left, before anything is measured
     files = []
     with Probe(interval=0.05) as probe:
         probe.step(0.25)
-        while len(probe.samples) < 3:
-            time.sleep(0.01)
+        wait_for(lambda: len(probe.samples) >= 3)
         before = probe.samples[-1]
         # Not from malloc, which may have as much left over from earlier tests.
         block = mmap(-1, 80_000_000)
         block.write(b"1" * len(block))
         files = [(tmp_path / str(index)).open("w") for index in range(5)]
         seen = len(probe.samples)
-        while len(probe.samples) < seen + 2:
-            time.sleep(0.01)
+        wait_for(lambda: len(probe.samples) >= seen + 2)
     first, last = probe.samples[0], probe.samples[-1]
     assert last.rss_mb - before.rss_mb == pytest.approx(len(block) / 1e6, abs=20)
     assert last.descriptors - first.descriptors == len(files)
@@ -125,11 +133,9 @@ def test_the_probe_tells_what_is_held_from_what_was(tmp_path):
     def look(probe):
         seen = len(probe.samples)
         probe.step(0.1)
-        while True:
-            for sample in probe.samples[seen:]:
-                if sample.step_seconds is not None:
-                    return sample.allocated_mb
-            time.sleep(0.01)
+        return wait_for(
+            lambda: [one for one in probe.samples[seen:] if one.step_seconds is not None]
+        )[0].allocated_mb
 
     with Probe(interval=0.05) as probe:
         before = look(probe)
