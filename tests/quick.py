@@ -4,6 +4,7 @@ import ast
 import functools
 
 import mmengine.config
+import yapf.yapflib.yapf_api as formatter
 
 
 def quicken_configs(patch=setattr):
@@ -14,7 +15,9 @@ def quicken_configs(patch=setattr):
     """
     utils = mmengine.config.utils
     patch(utils, "load", functools.cache(utils.load))
-    patch(mmengine.config.config, "FormatCode", _unformatted)
+    config = mmengine.config.config
+    # OneDL's fork looks the name up where it comes from, at each call.
+    patch(config if hasattr(config, "FormatCode") else formatter, "FormatCode", _unformatted)
 
 
 def _unformatted(code, **style):
