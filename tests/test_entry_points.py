@@ -63,7 +63,13 @@ def checksum(found):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("config", "changes", "package", "name"), RUNS.values(), ids=RUNS)
+@pytest.mark.parametrize(
+    ("config", "changes", "package", "name"),
+    [
+        pytest.param(*run, id=task, marks=[pytest.mark.exhaustive] if task == "segmentor" else [])
+        for task, run in RUNS.items()
+    ],
+)
 def test_all_entry_points_give_the_same_checkpoint(tmp_path, config, changes, package, name):
     make_demo_data(tmp_path / "data" / "demo", DemoSpec(train=6, val=2, size=64))
     theirs = Path(find_spec(package).origin).parent / ".mim" / "tools" / "train.py"

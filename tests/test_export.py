@@ -95,8 +95,17 @@ def domains(path):
     return {node.domain for node in onnx.load(path).graph.node}
 
 
-@pytest.mark.parametrize("standard", [False, True])
-@pytest.mark.parametrize("version, linear", [(1, False), (2, False), (2, True)])
+@pytest.mark.parametrize(
+    ("version", "linear", "standard"),
+    [
+        (1, False, False),
+        (2, False, True),
+        (2, True, False),
+        pytest.param(1, False, True, marks=pytest.mark.exhaustive),
+        pytest.param(2, False, False, marks=pytest.mark.exhaustive),
+        pytest.param(2, True, True, marks=pytest.mark.exhaustive),
+    ],
+)
 def test_onnx_of_a_backbone_at_any_size(version, linear, standard, tmp_path):
     model = tiny(version, **({"linear_sra": True} if linear else {}))
     path = tmp_path / "backbone.onnx"

@@ -28,7 +28,7 @@ def relative(outs, expected):
     return max(((one - other).norm() / other.norm()).item() for one, other in pairs)
 
 
-@pytest.mark.parametrize("side", [64, 512])
+@pytest.mark.parametrize("side", [64, pytest.param(512, marks=pytest.mark.exhaustive)])
 @plain_and_fast
 @every_kind
 def test_peft_adapters_learn_and_merge(name, fast, side):

@@ -85,10 +85,11 @@ def load(hub, address, tmp_path, *actions):
     ("address", "path", "file"),
     [
         ("hf://org/net@v1", "/org/net/resolve/v1/model.safetensors", "org/net/v1"),
-        (
+        pytest.param(
             "timm://pvt_v2_b0",
             "/timm/pvt_v2_b0.in1k/resolve/main/model.safetensors",
             "timm/pvt_v2_b0.in1k/main",
+            marks=pytest.mark.exhaustive,
         ),
     ],
 )
