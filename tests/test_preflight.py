@@ -338,6 +338,16 @@ COMMAND_FAULTS = {
         [SEGMENTOR, "--cfg-options", "default_hooks.checkpoint.save_best=miou"],
         "save_best is 'miou', which the validation does not measure; did you mean mIoU?",
     ),
+    "a hook that is none": (
+        train.main,
+        [DETECTOR, "--cfg-options", "default_hooks.checkpoint=1"],
+        "default_hooks.checkpoint is 1, not a dict; write default_hooks.checkpoint=dict(...)",
+    ),
+    "hooks that are none": (
+        train.main,
+        [DETECTOR, "--cfg-options", "custom_hooks=1"],
+        "custom_hooks is 1, not a list of dicts",
+    ),
     "an evaluator that is none": (
         train.main,
         [DETECTOR, "--cfg-options", FROM_SCRATCH, "val_evaluator=1"],
