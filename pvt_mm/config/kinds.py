@@ -49,6 +49,7 @@ def check_kinds(path: Path, cfg: Config) -> None:
                 expected = "a dict" if kind is Mapping else "a text"
                 found = type(value).__name__
                 raise UserError(f"config {path}: {key} must be {expected}, found {found}")
+    _check_hooks(path, cfg)
     if cfg.get("model") is None:
         raise UserError(f"config {path}: there is no model")
     for split in SPLITS:
@@ -78,6 +79,20 @@ def dataset_configs(node: Any, where: str) -> Iterator[tuple[str, Mapping]]:
             yield from dataset_configs(inner, f"{where}.datasets.{index}")
     else:
         yield where, node
+
+
+def _check_hooks(path: Path, cfg: Config) -> None:
+    checkpoint = (cfg.get("default_hooks") or {}).get("checkpoint") or {}
+    if not isinstance(checkpoint, Mapping):
+        where = "default_hooks.checkpoint"
+        raise UserError(
+            f"config {path}: {where} is {checkpoint!r}, not a dict; write {where}=dict(...)"
+        )
+    hooks = cfg.get("custom_hooks") or ()
+    if not isinstance(hooks, (list, tuple)):
+        raise UserError(
+            f"config {path}: custom_hooks is {hooks!r}, not a list of dicts with type=..."
+        )
 
 
 def _check_fields(where: str, dataset: Mapping) -> None:

@@ -73,26 +73,15 @@ def check_figures(cfg: Config) -> None:
     known = set(_figures(cfg.get("val_evaluator")))
     if cfg.get("val_cfg") is None or None in known:
         return
-    checkpoint = _dict(_dict(cfg, "default_hooks", ""), "checkpoint", "default_hooks.")
-    best = checkpoint.get("save_best")
+    best = ((cfg.get("default_hooks") or {}).get("checkpoint") or {}).get("save_best")
     for name in [best] if isinstance(best, str) else best or ():
         if name != "auto":
             _check_figure("default_hooks.checkpoint.save_best", name, known)
-    hooks = cfg.get("custom_hooks") or ()
-    if not isinstance(hooks, (list, tuple)):
-        raise UserError(f"custom_hooks is {hooks!r}, not a list of dicts with type=...")
-    for index, hook in enumerate(hooks):
+    for index, hook in enumerate(cfg.get("custom_hooks") or ()):
         if not isinstance(hook, Mapping):
             continue  # a hook that is built already
         if str(hook.get("type")).rpartition(".")[2] == "EarlyStoppingHook" and "monitor" in hook:
             _check_figure(f"custom_hooks.{index}.monitor", hook["monitor"], known)
-
-
-def _dict(parent: Mapping[str, Any] | Config, key: str, where: str) -> Mapping[str, Any]:
-    value = parent.get(key) or {}
-    if not isinstance(value, Mapping):
-        raise UserError(f"{where}{key} is {value!r}, not a dict; write {where}{key}=dict(...)")
-    return value
 
 
 def _check_figure(where: str, name: str, known: set[str]) -> None:
