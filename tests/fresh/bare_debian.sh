@@ -44,7 +44,11 @@ fi
 if [ ! -e "$root/etc/os-release" ]; then
     rm -rf "$root.part"
     mkdir -p "$folder"
-    debootstrap --variant=minbase "$suite" "$root.part" ${MIRROR:+"$MIRROR"} >"$folder/$suite.log" ||
+    # A debootstrap older than the suite has no script of its name; all new ones are the same.
+    script=/usr/share/debootstrap/scripts/$suite
+    [ -e "$script" ] || script=/usr/share/debootstrap/scripts/sid
+    debootstrap --variant=minbase "$suite" "$root.part" ${MIRROR:+"$MIRROR" "$script"} \
+        >"$folder/$suite.log" ||
         die "debootstrap failed, see $folder/$suite.log"
     mv "$root.part" "$root"
 fi
