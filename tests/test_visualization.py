@@ -2,6 +2,7 @@
 
 import json
 from contextlib import ExitStack
+from pathlib import Path
 
 import cv2
 import numpy as np
@@ -11,6 +12,7 @@ from mmengine.registry import MODELS
 from recipes import CONFIGS
 
 from pvt_mm.backbones import ARCHS
+from pvt_mm.data import check_dataset
 from pvt_mm.data.demo import DemoSpec, make_demo_data
 from pvt_mm.visualization import attention, browse, curves
 
@@ -175,10 +177,58 @@ def test_samples_are_drawn_as_the_pipeline_leaves_them(
     names = sorted(path.name for path in tmp_path.iterdir())
     assert len(names) == (3 if split == "train" else 2) and names[0].startswith("0000_")
     drawn = cv2.imread(str(tmp_path / names[0]))
-    assert drawn.shape == (128, 128, 3)
+    assert drawn.shape == (512, 512, 3)  # names on 128 pixels could not be read
     originals = [cv2.imread(str(p)) for p in sorted(demo.glob(f"images/{split}*/*.png"))]
     # Something is drawn: it is none of the images, and none mirrored.
-    assert not any((drawn == x).all() or (drawn == x[:, ::-1]).all() for x in originals)
+    small = cv2.resize(drawn, (128, 128), interpolation=cv2.INTER_AREA).astype(float)
+    assert all(np.abs(small - y).mean() > 3 for x in originals for y in (x, x[:, ::-1]))
+
+
+@pytest.mark.parametrize("side", [64, 128])
+def test_boxes_loaded_after_resizing_are_drawn_where_they_are(
+    demo, tmp_path, monkeypatch, capsys, side
+):
+    """mm's test pipelines resize first; the annotation file says where the frames belong."""
+    monkeypatch.setenv("DEMO_ROOT", str(demo))
+    config = str(CONFIGS / "retinanet_pvt_v2_b0_fpn_demo.py")
+    options = ["--cfg-options", f"val_dataloader.dataset.pipeline.1.scale=({side},{side})"]
+    command = [config, "--split", "val", "--out-dir", str(tmp_path), *options]
+    assert browse.main(command) == 0
+    content = json.loads(next(demo.glob("annotations/*val*.json")).read_text())
+    names = {image["id"]: Path(image["file_name"]).stem for image in content["images"]}
+    found = []
+    for annotation in content["annotations"]:
+        picture = cv2.imread(str(next(tmp_path.glob(f"*_{names[annotation['image_id']]}.png"))))
+        x, y, width, height = (4 * value for value in annotation["bbox"])
+        for column in (x, x + width - 1):  # one colour, down the frame's side
+            line = picture[int(y + height / 3) : int(y + height / 2), min(round(column), 511)]
+            found.append(np.ptp(line.astype(int), axis=0).max() < 3)
+    assert np.mean(found) > 0.8
+
+
+def test_the_check_draws_what_the_network_will_see(demo, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DEMO_ROOT", str(demo))
+    out = tmp_path / "folder" / "grid.png"
+    config = str(CONFIGS / "fpn_pvt_v2_b0_demo.py")
+    assert check_dataset.main([config, "--workers", "0", "--show", str(out)]) == 0
+    assert f"drawn in {out}" in capsys.readouterr().out
+    height, width = cv2.imread(str(out)).shape[:2]
+    assert width == 2 * height  # four samples of each of two data sets, the smaller one filled up
+    assert check_dataset.main([config, "--workers", "0", "--show", str(demo)]) == 2
+    assert f"--show {demo} cannot be written" in capsys.readouterr().err
+
+
+def test_a_sample_that_fails_is_shown_as_its_reason(demo, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("DEMO_ROOT", str(demo))
+    config = str(CONFIGS / "retinanet_pvt_v2_b0_fpn_demo.py")
+    pictures = []
+    for loader in ("LoadImageFromFile", "LoadImageFromNDArray"):
+        pictures.append(tmp_path / f"{loader}.png")
+        command = [config, "--workers", "0", "--split", "train", "--show", str(pictures[-1])]
+        options = ["--cfg-options", f"train_dataloader.dataset.pipeline.0.type={loader}"]
+        check_dataset.main([*command, *options])
+    good, bad = (cv2.imread(str(path)) for path in pictures)
+    assert good.shape == bad.shape and (bad == 255).mean() > 0.9 > (good == 255).mean()
 
 
 def test_browsing_says_what_is_wrong(capsys, tmp_path):

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
+from mmengine.dataset import BaseDataset
 
 from pvt_mm.config.loading import OptionAction, load_config
 from pvt_mm.data.batches import check_batches
@@ -58,6 +59,7 @@ def check_dataset(
     splits: Sequence[str] = SPLITS,
     limit: int | None = None,
     workers: int | None = None,
+    show: str | os.PathLike | None = None,
     cfg_options: Mapping[str, Any] | None = None,
 ) -> list[Report]:
     """Check every annotation and every image of a config's data sets.
@@ -67,6 +69,7 @@ def check_dataset(
         splits: Of 'train', 'val' and 'test'; one that the config lacks is left out.
         limit: How many images of each data set to read, evenly spread; all unless given.
         workers: Processes that read images; 0 reads them here. By default one per CPU, at most 8.
+        show: A PNG to write: some samples of each data set as the network will see them.
         cfg_options: Changes of the config, by dotted key.
 
     Returns:
@@ -106,7 +109,18 @@ def check_dataset(
             other = [reads[name] for name in report.names if name in reads]
             if train and not report.names[0].startswith("train"):
                 report.findings.extend(check_splits(train, other))
+    if show is not None:
+        _show(cfg, {source.where: source.dataset for source, _ in reads.values()}, Path(show))
     return list(reports.values())
+
+
+def _show(cfg: Config, datasets: Mapping[str, BaseDataset], path: Path) -> None:
+    from pvt_mm.data.pictures import draw_grid  # imports matplotlib
+
+    try:
+        draw_grid(cfg, datasets, path)
+    except OSError as error:
+        raise UserError(f"--show {path} cannot be written ({error.strerror})") from error
 
 
 def _check_evaluators(
@@ -234,6 +248,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="N",
         help="processes that read images; default: CPUs, up to 8",
     )
+    parser.add_argument(
+        "--show", metavar="FILE", help="draw samples as the network will see them, in one PNG"
+    )
     parser.add_argument("--json", metavar="FILE", help="write the report as JSON, too")
     parser.add_argument("--cfg-options", nargs="+", action=OptionAction, metavar="KEY=VALUE")
     args = parser.parse_args(argv)
@@ -250,12 +267,15 @@ def _run(args: Any, reports: list[Report]) -> None:
         splits=args.split,
         limit=args.limit,
         workers=args.workers,
+        show=args.show,
         cfg_options=args.cfg_options,
     )
     for report in reports:
         print(_render(report))
     counts = {level: sum(r.findings.count(level) for r in reports) for level in (ERROR, WARNING)}
     print(f"\n{len(reports)} data sets: {counts[ERROR]} errors, {counts[WARNING]} warnings")
+    if args.show:
+        print(f"what the network will see is drawn in {args.show}")
     sys.stdout.flush()
     if args.json:
         _write_json(args.json, reports)

@@ -1,6 +1,6 @@
 """What is found in an image, or is true of it, and pictures of that."""
 
-from pvt_mm.results.from_mm import labels_of, objects_of
+from pvt_mm.results.from_mm import draw_sample, labels_of, objects_of
 from pvt_mm.results.kinds import Colour, Detection, Segmentation, area
 from pvt_mm.results.masks import Mask, box_of, decode, encode, resize
 from pvt_mm.results.palette import palette_of
@@ -13,6 +13,7 @@ __all__ = [
     "area",
     "box_of",
     "decode",
+    "draw_sample",
     "encode",
     "labels_of",
     "objects_of",

@@ -18,7 +18,7 @@ from mmengine.structures import BaseDataElement
 from pvt_mm.config.loading import is_classification, is_segmentation
 from pvt_mm.errors import UserError
 from pvt_mm.files import unique_stem
-from pvt_mm.results import Segmentation, labels_of, objects_of, palette_of
+from pvt_mm.results import draw_sample
 from pvt_mm.training.validation import check_evaluator
 
 __all__ = ["PictureHook", "check_display", "prepare_folder", "save_predictions"]
@@ -75,21 +75,11 @@ class PictureHook(Hook):
     def _draw(self, sample: BaseDataElement, meta: Mapping[str, Any]) -> np.ndarray:
         """Return the picture, BGR: what is annotated, if anything is, beside what is predicted."""
         image = mmcv.imread(sample.img_path)
-        names = tuple(meta.get("classes") or ())
-        palette = palette_of(meta.get("palette"), len(names))
-        pictures = []
-        for kind in ("gt", "pred"):
-            pixels, instances = sample.get(f"{kind}_sem_seg"), sample.get(f"{kind}_instances")
-            if pixels is not None and "data" in pixels:
-                labels = labels_of(pixels)
-                if labels.shape == image.shape[:2]:  # else the pipeline has resized annotations
-                    pictures.append(Segmentation(labels, names, palette).draw(image))
-            elif instances is not None and "bboxes" in instances:
-                found = objects_of(
-                    instances, names, palette, image.shape[:2], score_thr=self.score_thr
-                )
-                pictures.append(found.draw(image))
-        return np.hstack(pictures) if pictures else image
+        pictures = (
+            draw_sample(image, sample, meta, kind, self.score_thr) for kind in ("gt", "pred")
+        )
+        drawn = [picture for picture in pictures if picture is not None]
+        return np.hstack(drawn) if drawn else image
 
 
 def prepare_folder(option: str, folder: Path, overwrite: bool) -> None:

@@ -8,17 +8,14 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from mmengine.config import Config
-from mmengine.registry import DATASETS, VISUALIZERS, init_default_scope
-from mmengine.structures import BaseDataElement
+import mmcv
+from mmengine.registry import DATASETS, init_default_scope
 from mmengine.utils import track_iter_progress
-from mmengine.visualization import Visualizer
-from torch import Tensor
 
 from pvt_mm.config.loading import OptionAction, is_classification, load_config
 from pvt_mm.data.data_checks import check_data
 from pvt_mm.data.demo.make_data import make_absent_demo_data
+from pvt_mm.data.pictures import draw_input
 from pvt_mm.errors import UserError, run_tool
 from pvt_mm.training.outputs import prepare_folder
 
@@ -40,7 +37,7 @@ def browse_dataset(
 
     Args:
         config: A detection or segmentation config.
-        out_dir: Where the pictures go: ``0000_NAME.png`` and so on.
+        out_dir: Where the pictures go, small ones enlarged: ``0000_NAME.png`` and so on.
         split: One of train, val, test.
         overwrite: Whether pictures of the same names there may be replaced.
         count: How many samples, from the first one on.
@@ -63,44 +60,14 @@ def browse_dataset(
     check_data(cfg, (split,))
     init_default_scope(cfg.get("default_scope", "mmengine"))
     dataset = DATASETS.build(loader.dataset)
-    visualizer = _visualizer(cfg, dataset.metainfo)
     paths = []
     for index in track_iter_progress(range(min(count, len(dataset)))):
         item = dataset[index]
         sample = item["data_samples"]
         path = Path(out_dir, f"{index:04d}_{Path(sample.img_path).stem}.png")
-        visualizer.add_datasample(
-            path.stem,
-            _pixels(item["inputs"], cfg),
-            _drawable(sample),
-            draw_pred=False,
-            out_file=str(path),
-        )
+        mmcv.imwrite(draw_input(item, dataset, cfg), str(path))
         paths.append(path)
     return paths
-
-
-def _visualizer(cfg: Config, meta: Mapping[str, Any]) -> Visualizer:
-    settings = cfg.get("visualizer") or {"type": "Visualizer"}
-    # Pictures go to the folder only.
-    visualizer = VISUALIZERS.build({**settings, "vis_backends": [], "name": "browse"})
-    visualizer.dataset_meta = dict(meta)
-    return visualizer
-
-
-def _pixels(image: Any, cfg: Config) -> np.ndarray:
-    """The ``(3, h, w)`` image of a sample as the visualizer wants it: ``(h, w, 3)``, RGB."""
-    pixels = image.permute(1, 2, 0).numpy()
-    bgr = cfg.model.get("data_preprocessor", {}).get("bgr_to_rgb", True)
-    return np.ascontiguousarray(pixels[..., ::-1] if bgr else pixels)
-
-
-def _drawable(sample: BaseDataElement) -> BaseDataElement:
-    """Boxes as plain tensors, which is what mmdet's visualizer draws."""
-    instances = sample.get("gt_instances")
-    if instances is not None and not isinstance(instances.bboxes, Tensor):
-        instances.bboxes = instances.bboxes.tensor
-    return sample
 
 
 def main(argv: Sequence[str] | None = None) -> int:
