@@ -155,15 +155,36 @@ def test_gpu_is_seen_through_nvidia_smi(bare_path, monkeypatch):
     assert not checks.has_gpu()
 
 
-def test_cuda_toolkit(bare_path, monkeypatch):
-    monkeypatch.setattr(checks, "find_nvcc", lambda: None)
-    assert "no nvcc" in checks.cuda_problem("13.0")
-    assert "CUDA toolkit 13.0" in checks.cuda_problem("13.0")
-    nvcc = executable(bare_path / "nvcc", 'echo "Cuda compilation tools, release 12.4, V12.4.1"')
-    monkeypatch.setattr(checks, "find_nvcc", lambda: str(nvcc))
-    assert checks.cuda_problem("12.6") is None
-    assert checks.cuda_problem(None) is None
-    assert "nvcc is of CUDA 12.4, torch of CUDA 13.0" in checks.cuda_problem("13.0")
+@pytest.mark.parametrize(
+    ("nvcc", "home", "torch_cuda", "said"),
+    [
+        (None, None, None, None),
+        (None, None, "13.0", None),  # fetched as NVIDIA's Python packages
+        (None, None, "12.6", "there is no nvcc, torch of CUDA 12.6"),
+        ("12.4", None, "12.6", None),
+        ("12.4", None, "13.0", None),
+        ("13.0", None, "12.6", "nvcc is of CUDA 13.0, torch of CUDA 12.6"),
+        (None, "there", None, "CUDA_HOME is"),
+        ("12.4", "there", None, None),
+        ("12.4", "there", "13.0", "nvcc is of CUDA 12.4, torch of CUDA 13.0"),
+    ],
+)
+def test_cuda_toolkit(bare_path, tmp_path, monkeypatch, nvcc, home, torch_cuda, said):
+    folder = tmp_path / "toolkit" / "bin" if home else bare_path
+    folder.mkdir(parents=True, exist_ok=True)
+    monkeypatch.delenv("CUDA_HOME", raising=False)
+    monkeypatch.delenv("CUDA_PATH", raising=False)
+    if home:
+        monkeypatch.setenv("CUDA_HOME", str(folder.parent))
+    elif nvcc is None:
+        monkeypatch.setattr(checks, "find_nvcc", lambda: None)  # one may be outside the PATH
+    if nvcc:
+        executable(folder / "nvcc", f'echo "Cuda compilation tools, release {nvcc}, V{nvcc}.1"')
+    problem = checks.cuda_problem(torch_cuda)
+    if said is None:
+        assert problem is None
+    else:
+        assert said in problem and "CUDA_VISIBLE_DEVICES=-1" in problem
 
 
 def test_cuda_home_decides(tmp_path, monkeypatch):

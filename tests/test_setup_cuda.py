@@ -1,12 +1,14 @@
 """What the set-up tells mmcv's CUDA build: architectures, the toolkit's folder, headers."""
 
 import os
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 from setup_helpers import executable
 
-from envsetup import cuda_toolkit
+from envsetup import checks, cuda_toolkit
+from envsetup.venv import SetupError
 
 
 @pytest.mark.parametrize(
@@ -24,10 +26,11 @@ def test_architectures_are_the_users_or_the_cards_or_a_default(monkeypatch, give
     assert cuda_toolkit.arch_list(cards) == expected
 
 
-def write_nvcc(folder, says=""):
+def write_nvcc(folder, says="", release="13.0"):
     """Write a script in the place of nvcc."""
     folder.mkdir(parents=True, exist_ok=True)
-    return executable(folder / "nvcc", f"echo '{says}' >&2")
+    lines = f"echo '{says}' >&2; echo 'Cuda compilation tools, release {release}, V{release}.1'"
+    return executable(folder / "nvcc", lines)
 
 
 def test_nvcc_is_asked_for_its_folder(tmp_path):
@@ -61,3 +64,40 @@ def test_headers_that_the_toolkit_lacks_are_torchs(monkeypatch, tmp_path, whole)
         "CUDA_HOME": str(tmp_path / "cuda"),
     }
     assert found == expected | ({} if whole else {"CUDA_INC_PATH": str(headers)})
+
+
+class Packages:
+    """An environment whose pip writes what NVIDIA's packages hold."""
+
+    def __init__(self, root, nvcc=True):
+        self.build, self.site, self.nvcc = root / "build", root / "site", nvcc
+        self.asked = []
+
+    def pip(self, *command):
+        self.asked.append(command)
+        home = Path(command[command.index("--target") + 1]) / "nvidia" / "cu13"
+        for folder in ("bin", "lib"):
+            (home / folder).mkdir(parents=True)
+        (home / "lib" / "libcudart.so.13").touch()
+        if self.nvcc:
+            write_nvcc(home / "bin")
+
+
+@pytest.mark.parametrize("there", [None, "12.4"])
+def test_a_toolkit_is_fetched_where_none_fits(monkeypatch, tmp_path, capsys, there):
+    nvcc = str(write_nvcc(tmp_path / "old", release=there)) if there else None
+    monkeypatch.setattr(checks, "find_nvcc", lambda: nvcc)
+    venv = Packages(tmp_path)
+    for _ in range(2):  # a build that goes on fetches nothing again
+        home = Path(cuda_toolkit.build_variables(venv, "13.0", ("9.0",))["CUDA_HOME"])
+    assert len(venv.asked) == 1 and "nvidia-cuda-nvcc==13.0.*" in venv.asked[0]
+    assert (home / "lib64" / "libcudart.so").resolve().name == "libcudart.so.13"
+    assert venv.build in home.parents and "no nvcc for CUDA 13.0" in capsys.readouterr().out
+
+
+def test_a_fetch_that_was_cut_off_begins_again(tmp_path):
+    venv = Packages(tmp_path, nvcc=False)
+    with pytest.raises(SetupError, match="brought no .*bin/nvcc"):
+        cuda_toolkit.fetch(venv, "13.0")
+    venv.nvcc = True
+    assert (cuda_toolkit.fetch(venv, "13.0") / "bin" / "nvcc").is_file()

@@ -19,6 +19,8 @@ GIB = 1 << 30
 # The environment takes about 2 GB with torch's CPU build and 8 GB with its CUDA build; the rest is
 # for pip's downloads and mmcv's build.
 NEEDED_GIB, NEEDED_CUDA_GIB, NEEDED_TMP_GIB = 4, 12, 1
+# From this CUDA on, NVIDIA's Python packages are parts of one folder, laid out as a toolkit is.
+OLDEST_PACKAGED = 13
 
 _CPP_PROBE = """
 #if defined(__GNUC__) && !defined(__clang__) && __GNUC__ < 9
@@ -128,12 +130,25 @@ def find_nvcc() -> str | None:
     return shutil.which("nvcc") or shutil.which("nvcc", path="/usr/local/cuda/bin")
 
 
+def cuda_release(nvcc: str) -> str | None:
+    """Return the CUDA version of a compiler, such as ``13.0``, or None if it does not tell."""
+    done = subprocess.run([nvcc, "--version"], capture_output=True, text=True)
+    found = re.search(r"release (\d+\.\d+)", done.stdout)
+    return found[1] if found else None
+
+
+def fits(nvcc: str | None, torch_cuda: str) -> bool:
+    """Tell whether there is a compiler, of torch's major CUDA version."""
+    release = cuda_release(nvcc) if nvcc else None
+    return release is not None and release.split(".")[0] == torch_cuda.split(".")[0]
+
+
 def cuda_problem(torch_cuda: str | None) -> str | None:
     """Say what is missing to build mmcv's CUDA ops on a machine with a GPU.
 
     Args:
         torch_cuda: The CUDA version that the installed torch is built for, or None if torch is
-            not installed yet: then only the presence of a toolkit is checked.
+            not installed yet: then only what the shell says is checked.
     """
     wanted = f"CUDA toolkit {torch_cuda}" if torch_cuda else "CUDA toolkit"
     how = (
@@ -141,18 +156,15 @@ def cuda_problem(torch_cuda: str | None) -> str | None:
         "repository; conda: conda install -c nvidia cuda-toolkit) and set CUDA_HOME, or set up "
         "without the GPU: CUDA_VISIBLE_DEVICES=-1"
     )
-    nvcc = find_nvcc()
-    if nvcc is None:
-        return f"this machine has a GPU, but no nvcc to build mmcv's CUDA ops: {how}"
-    if torch_cuda is None:
+    nvcc, home = find_nvcc(), os.environ.get("CUDA_HOME") or os.environ.get("CUDA_PATH")
+    if home and nvcc is None:
+        return f"CUDA_HOME is {home}, which has no bin/nvcc to build mmcv's CUDA ops: {how}"
+    if torch_cuda is None or fits(nvcc, torch_cuda):
         return None
-    done = subprocess.run([nvcc, "--version"], capture_output=True, text=True)
-    found = re.search(r"release (\d+\.\d+)", done.stdout)
-    if found is None:
-        return f"`{nvcc} --version` names no release: {how}"
-    if found[1].split(".")[0] != torch_cuda.split(".")[0]:
-        return f"nvcc is of CUDA {found[1]}, torch of CUDA {torch_cuda}, mmcv cannot build: {how}"
-    return None
+    if not home and int(torch_cuda.split(".")[0]) >= OLDEST_PACKAGED:
+        return None  # cuda_toolkit fetches one
+    found = f"nvcc is of CUDA {cuda_release(nvcc)}" if nvcc else "there is no nvcc"
+    return f"{found}, torch of CUDA {torch_cuda}, mmcv cannot build its CUDA ops: {how}"
 
 
 def disk_warning(venv: Path) -> str | None:
