@@ -1,12 +1,13 @@
 """Pyramid Vision Transformers, v1 and v2, for the mm stack.
 
-Importing the package checks the installed stack and makes mmengine load checkpoints safely. It
-stays cheap: what needs ``torch.nn`` and mmengine's model code is imported at its first use.
+Importing the package checks the installed stack, gives mmengine and mmcv what Python 3.14 took from
+them, and makes mmengine load checkpoints safely. It stays cheap: what needs ``torch.nn`` and
+mmengine's model code is imported at its first use.
 """
 
 from pvt_mm.checkpoints.loaders import register_loaders
 from pvt_mm.lazy import lazily
-from pvt_mm.stack import check_stack
+from pvt_mm.stack import check_stack, restore_find_loader
 from pvt_mm.version import __version__
 
 __all__ = [
@@ -34,4 +35,5 @@ __getattr__, __dir__ = lazily(
 )
 
 check_stack()
+restore_find_loader()
 register_loaders()

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import os
+import pkgutil
 import warnings
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 
-__all__ = ["REQUIREMENTS", "Requirement", "check_stack", "version_of"]
+__all__ = ["REQUIREMENTS", "Requirement", "check_stack", "restore_find_loader", "version_of"]
 
 
 @dataclass(frozen=True)
@@ -88,6 +89,20 @@ def check_stack() -> None:
         # The caller's line would be one in importlib: level 2 at least names pvt_mm.
         message = _message(problems, "pvt_mm: not all of its stack fits", mixture)
         warnings.warn(message, stacklevel=2)
+
+
+def restore_find_loader() -> None:
+    """Define ``pkgutil.find_loader``, which Python 3.14 lacks, as it was before.
+
+    mmengine 0.10's Runner and mmcv 2.1's operators call it to ask whether ``mmcv._ext`` exists.
+    """
+
+    def find_loader(fullname: str) -> object:
+        spec = find_spec(fullname)
+        return spec and spec.loader
+
+    if not hasattr(pkgutil, "find_loader"):
+        pkgutil.find_loader = find_loader
 
 
 def find_problem(requirement: Requirement) -> str:

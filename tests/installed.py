@@ -78,7 +78,9 @@ class Environment:
         self.folder = folder
         self.python = folder / "bin" / "python"
         call(sys.executable, "-m", "venv", "--without-pip", folder, cwd=folder.parent)
-        (self.site / "libraries.pth").write_text(f"{sysconfig.get_path('purelib')}\n")
+        # addsitedir honours the .pth files there, such as setuptools' in the place of distutils.
+        add = f"import site; site.addsitedir({sysconfig.get_path('purelib')!r})\n"
+        (self.site / "libraries.pth").write_text(add)
 
     @property
     def site(self) -> Path:

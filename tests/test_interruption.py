@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -59,9 +60,13 @@ class Training:
 
     def others(self):
         """List the living processes that descend from the first, or did when last asked."""
-        listed = subprocess.check_output(["ps", "-e", "-o", "pid=,ppid=,stat="], text=True)
-        rows = [row.split() for row in listed.splitlines()]
-        parents = {int(pid): int(parent) for pid, parent, state in rows if state[0] != "Z"}
+        parents = {}
+        for path in Path("/proc").glob("[0-9]*/stat"):
+            with suppress(OSError):  # it has ended meanwhile
+                # After the command's name, which may hold anything, come state and parent.
+                state, parent = path.read_text().rpartition(")")[2].split()[:2]
+                if state != "Z":
+                    parents[int(path.parent.name)] = int(parent)
         family = {self.process.pid}
         for pid in sorted(parents):
             if parents[pid] in family:

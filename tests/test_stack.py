@@ -1,9 +1,11 @@
 """The check of the installed stack, and what `import pvt_mm` brings and costs."""
 
+import pkgutil
 import re
 import subprocess
 import sys
 import warnings
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
@@ -203,6 +205,15 @@ def test_loaders_are_registered_whatever_is_imported_first(first):
     *modules, finders = run(code)
     assert modules == ["pvt_mm.checkpoints.schemes"] * 8
     assert finders == "0"
+
+
+def test_what_python_3_14_removed_is_there_again(monkeypatch):
+    misc = pytest.importorskip("mmengine.utils.dl_utils.misc")
+    monkeypatch.delattr(pkgutil, "find_loader", raising=False)
+    stack.restore_find_loader()
+    assert pkgutil.find_loader("json").name == "json"
+    assert pkgutil.find_loader("json.no_such_module") is None
+    assert misc.mmcv_full_available() == (find_spec("mmcv") is not None)
 
 
 def test_package_surface():

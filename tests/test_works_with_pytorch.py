@@ -246,6 +246,7 @@ def test_exports_serve_other_sizes(name, fast):
 @pytest.mark.slow
 @models(*FAST)
 def test_compiles_into_one_graph(name, fast):
+    torch.compiler.reset()  # what other tests compiled counts towards the limit of recompilations
     model, image = prepared(name, fast), procedural_image(64, 64)
     compiled = torch.compile(model, fullgraph=True, backend="aot_eager")
     with torch.no_grad():
