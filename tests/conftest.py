@@ -3,9 +3,13 @@
 import gc
 import os
 import sys
+from importlib import metadata
 
 import pytest
 
+FORKED = any(
+    next(metadata.distributions(name=f"onedl-{name}"), None) for name in ("mmcv", "mmengine")
+)
 PARALLEL = "PYTEST_XDIST_WORKER" in os.environ  # one of several processes, a core for each
 
 # On shared cores OpenMP's waiting threads would burn the time that the working ones need.
@@ -27,6 +31,11 @@ def pytest_collection_modifyitems(items):
     if PARALLEL:
         slow = {item.path for item in items if item.get_closest_marker("slow")}
         items.sort(key=lambda item: item.path not in slow)
+
+
+def pytest_runtest_setup(item):
+    if item.get_closest_marker("openmmlab") and FORKED:
+        pytest.skip("names distributions of OpenMMLab's, here are OneDL's forks of them")
 
 
 def pytest_collection_finish():

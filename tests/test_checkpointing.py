@@ -243,7 +243,7 @@ def test_at_every_step_a_whole_checkpoint_is_there(tmp_path, monkeypatch, by_epo
             look()
             return result
 
-        monkeypatch.setattr(owner, name, watched)
+        watching.setattr(owner, name, watched)
 
     def look():
         pointer = tmp_path / "last_checkpoint"
@@ -254,10 +254,11 @@ def test_at_every_step_a_whole_checkpoint_is_there(tmp_path, monkeypatch, by_epo
         assert not snapshots or len(regular) >= min(2, len(snapshots[-1])), regular
         snapshots.append(regular)
 
-    for name in ("replace", "fsync", "unlink", "remove"):
-        watch(os, name)
-    runner = build(tmp_path, by_epoch=by_epoch, length=4, interval=1)
-    runner.train()
+    with monkeypatch.context() as watching:
+        for name in ("replace", "fsync", "unlink", "remove"):
+            watch(os, name)
+        runner = build(tmp_path, by_epoch=by_epoch, length=4, interval=1)
+        runner.train()
     stem = "epoch" if by_epoch else "iter"
     assert [path.name for path in snapshots[-1]] == [f"{stem}_3.pth", f"{stem}_4.pth"]
     assert len(list(tmp_path.glob("best*"))) == 1

@@ -62,6 +62,7 @@ def checksum(found):
     return digest.hexdigest()
 
 
+@pytest.mark.openmmlab
 @pytest.mark.slow
 @pytest.mark.parametrize(
     ("config", "changes", "package", "name"),

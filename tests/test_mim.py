@@ -71,7 +71,7 @@ def test_train(trained, checkpoint, packaged):
     assert checkpoint.is_file()
 
 
-@pytest.mark.parametrize("package", ["pvt_mm", "mmdet"])
+@pytest.mark.parametrize("package", ["pvt_mm", pytest.param("mmdet", marks=pytest.mark.openmmlab)])
 def test_test(environment, work, packaged, checkpoint, package):
     # mmdet's mim looks for a bare name among mmdet's configs: it needs the path.
     config = DETECTOR if package == "pvt_mm" else packaged / "configs" / DETECTOR
@@ -81,6 +81,7 @@ def test_test(environment, work, packaged, checkpoint, package):
     assert "Testing finished successfully" in printed
 
 
+@pytest.mark.openmmlab
 def test_train_with_mmsegs_own_tool(environment, work, packaged, trained):
     config = packaged / "configs" / SEGMENTOR
     train = ("train", "mmseg", config, "--work-dir", "seg")
@@ -114,6 +115,7 @@ def test_search(environment, work):
     assert re.search(r"coco/box_ap +34.7", chosen) and "pvt_small.pth" in chosen
 
 
+@pytest.mark.openmmlab
 def test_download(environment, work, packaged, tmp_path):
     """The addresses of two models are led to this machine."""
     folder = tmp_path / "server"

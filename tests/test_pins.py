@@ -77,6 +77,7 @@ def test_the_known_set_is_pinned():
     assert not {"timm", "torchvision"} & pins.keys()
 
 
+@pytest.mark.openmmlab
 @pytest.mark.parametrize("package", ["mmdet", "mmseg"])
 def test_pins_lie_in_what_the_mm_packages_accept(package):
     module = importlib.import_module(package)
@@ -95,6 +96,7 @@ def test_pins_lie_in_what_the_mm_packages_accept(package):
         assert low <= pins[name] < high
 
 
+@pytest.mark.openmmlab
 @pytest.mark.skipif(
     not Venv(Path(sys.prefix)).ours, reason="this environment was brought, not made by the set-up"
 )

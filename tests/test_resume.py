@@ -47,7 +47,6 @@ class StopAt(Hook):
 
 def run(cfg, stop=None, resume=False, deterministic=True):
     """Train; return the Runner after its end or its interruption."""
-    cfg.experiment_name = f"{cfg.work_dir}{random.random()}"  # mmengine's loggers are global
     if resume:
         cfg.load_from, cfg.resume = latest_checkpoint(cfg.work_dir), True
     declare(cfg)
@@ -132,9 +131,11 @@ def uninterrupted(tmp_path_factory):
 
 def settings(folder, by_epoch, num_workers=0):
     length, interval = (3, 1) if by_epoch else (11, 4)
-    return tiny_config(
+    cfg = tiny_config(
         folder, by_epoch=by_epoch, num_workers=num_workers, length=length, interval=interval
     )
+    cfg.experiment_name = f"{folder}{random.random()}"  # mmengine's loggers are global
+    return cfg
 
 
 # The iteration after which the run is stopped, and whether in the validation that follows.

@@ -318,6 +318,7 @@ def test_cpu_mixed_precision_computes_in_bfloat16():
     assert "loss_scaler" not in wrapper.state_dict()
 
 
+@pytest.mark.openmmlab
 def test_mim_test_reads_our_configs_and_checkpoints(folder, detector):
     pytest.importorskip("mim", reason="openmim is not installed", exc_type=ImportError)
     mim = ["-c", "from mim.commands.test import cli; cli()"]
