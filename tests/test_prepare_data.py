@@ -391,6 +391,22 @@ def test_photos_are_measured_as_they_are_read(masks, scenes, tmp_path):
     assert "another size" in reason and len(names) == 1 and "IMG_0000" in names[0]
 
 
+def written(root, change):
+    labelled.write_label_studio(root, SCENES)
+    spoil(root, change)
+
+
+def boxes(root, form, mask=True):
+    """Write boxes of another form than COCO's."""
+
+    def change(content):
+        for entry in content["annotations"]:
+            entry["bbox"] = form(*entry["bbox"])
+            entry["segmentation"] = entry["segmentation"] if mask else []
+
+    written(root, change)
+
+
 REFUSED = {
     "nothing": (lambda root: None, [], "none of the known formats"),
     "broken JSON": (lambda root: (root / "a.json").write_text("{"), [], "a.json: expected JSON"),
@@ -419,6 +435,33 @@ REFUSED = {
         lambda root: labelled.write_voc(root, SCENES),
         ["--group-by", "("],
         "--group-by",
+    ),
+    "boxes in shares": (
+        lambda root: boxes(root, lambda x, y, w, h: [x / 99, y / 99, w / 99, h / 99], mask=False),
+        [],
+        "look like shares of the image; expected x, y, width and height in pixels",
+    ),
+    "boxes of two corners": (
+        lambda root: boxes(
+            root, lambda x, y, w, h: [x + 10, y + 20, x + w + 10, y + h + 20], False
+        ),
+        [],
+        "look like two corners, x1, y1, x2 and y2; expected",
+    ),
+    "boxes of two corners and polygons": (
+        lambda root: boxes(root, lambda x, y, w, h: [x + w, y + h, w, h]),
+        [],
+        "boxes are elsewhere than their polygons, such as ",
+    ),
+    "one id of two categories": (
+        lambda root: written(root, lambda c: c["categories"][1].update(id=0)),
+        [],
+        "categories 'bolt' and 'nut' both have id 0",
+    ),
+    "one id of two images": (
+        lambda root: written(root, lambda c: c["images"][1].update(id=0)),
+        [],
+        "IMG_0000.jpg and .*IMG_0001.jpg both have id 0",
     ),
     "no object": (
         lambda root: labelled.write_voc(root, [labelled.Scene("a", "train", SCENES[0].image)]),

@@ -66,7 +66,12 @@ def _choose(tree: Tree, files: Mapping[Path, dict], found: Found) -> dict[Path, 
 def _read(tree: Tree, file: Path, content: dict, split: str | None, found: Found) -> None:
     names: dict[int, str] = {}
     for entry in content["categories"]:
-        names[entry["id"]] = name = str(entry["name"])
+        name = str(entry["name"])
+        if names.setdefault(entry["id"], name) != name:
+            raise UserError(
+                f"{file}: categories {names[entry['id']]!r} and {name!r} both have id "
+                f"{entry['id']}; expected an id for each, or their objects cannot be told apart"
+            )
         if name in found.classes:
             known = found.ids.get(name)
             if known != entry["id"]:
@@ -76,7 +81,13 @@ def _read(tree: Tree, file: Path, content: dict, split: str | None, found: Found
         found.classes.append(name)
         found.ids[name] = entry["id"]
     pictures: dict[Any, Picture] = {}
+    files: dict[Any, str] = {}
     for entry in content["images"]:
+        if (other := files.setdefault(entry["id"], entry["file_name"])) != entry["file_name"]:
+            raise UserError(
+                f"{file}: images {other} and {entry['file_name']} both have id {entry['id']}; "
+                "expected an id for each, or their objects cannot be told apart"
+            )
         path = tree.find_image(entry["file_name"], file)
         if path is None:
             found.leave_out("images whose file is not found", entry["file_name"])

@@ -48,6 +48,7 @@ def check_objects(found: Found, classes: Sequence[str]) -> None:
         picture.objects = [item for item in picture.objects if _is_fit(item, picture, found)]
         kept.append(picture)
     found.pictures = kept
+    _check_boxes(found)
     if not found.ids:
         found.ids = {name: number for number, name in enumerate(found.classes, 1)}
     without = [p.name for p in kept if not p.objects]
@@ -59,6 +60,50 @@ def check_objects(found: Found, classes: Sequence[str]) -> None:
         found.notes.append(
             f"{bare} of {len(objects)} objects have a box but no mask: boxes are learnt"
         )
+
+
+def _check_boxes(found: Found) -> None:
+    """Refuse boxes in other units than pixels or of another form, which would train on nonsense."""
+    pairs = [(item, picture.size) for picture in found.pictures for item in picture.objects]
+    if not pairs:
+        return
+    expected = f"expected x, y, width and height in pixels, as {found.format} has them"
+    if all(max(item.box) <= 1 for item, _ in pairs):
+        raise UserError(
+            f"no box is larger than a pixel, the first is {pairs[0][0].box}: they look like shares "
+            f"of the image; {expected}"
+        )
+    beyond = ends = 0
+    for item, (width, height) in pairs:
+        x, y, w, h = item.box
+        beyond += x < -1 or y < -1 or x + w > width + 1 or y + h > height + 1
+        ends += x < w <= width + 1 and y < h <= height + 1
+    if 2 * beyond > len(pairs) == ends:
+        raise UserError(
+            f"{beyond} of {len(pairs)} boxes reach beyond their image, such as {pairs[0][0].box}: "
+            f"they look like two corners, x1, y1, x2 and y2; {expected}"
+        )
+    outlined = [item for item, _ in pairs if isinstance(item.segmentation, list)]
+    apart = [item for item in outlined if _overlap(item.box, _box_of(item.segmentation)) < 0.5]
+    if 2 * len(apart) > len(outlined):
+        raise UserError(
+            f"{len(apart)} of {len(outlined)} boxes are elsewhere than their polygons, such as "
+            f"{apart[0].box} beside {_box_of(apart[0].segmentation)}; {expected}"
+        )
+    if apart:
+        found.notes.append(
+            f"{len(apart)} of {len(outlined)} boxes are elsewhere than their polygons"
+        )
+    if beyond:
+        found.notes.append(f"{beyond} boxes reach beyond their image: the part inside is learnt")
+
+
+def _overlap(a: Sequence[float], b: Sequence[float]) -> float:
+    """Return the intersection over the union of two boxes ``(x, y, width, height)``."""
+    wide = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
+    high = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
+    shared = max(wide, 0) * max(high, 0)
+    return shared / (a[2] * a[3] + b[2] * b[3] - shared)
 
 
 def _is_fit(item: Object, picture: Picture, found: Found) -> bool:
