@@ -353,6 +353,11 @@ COMMAND_FAULTS = {
         [DETECTOR, "--cfg-options", FROM_SCRATCH, "val_evaluator=1"],
         "val_evaluator is 1; expected a metric's dict",
     ),
+    "an evaluator with arguments of another": (
+        train.main,
+        [DETECTOR, "--cfg-options", FROM_SCRATCH, "val_evaluator.type=VOCMetric"],
+        "val_evaluator has ann_file, backend_args, format_only, which VOCMetric does not take; ",
+    ),
     "one evaluator that is none": (
         test.main,
         [DETECTOR, "good.pth", "--cfg-options", "test_evaluator=[a]"],

@@ -32,6 +32,7 @@ from pvt_mm.wording import one_line, some
 __all__ = [
     "CHECKOUT_CONFIGS",
     "add_common_arguments",
+    "arguments_of",
     "check_options",
     "drop_pretrained",
     "is_classification",
@@ -182,7 +183,7 @@ def _list_hint(key: str, depth: int, items: Sequence) -> str:
     return f"{parent} is a list of {len(items)}; expected an index from 0 to {len(items) - 1}"
 
 
-def _arguments(cfg: Config, node: Any) -> set[str]:
+def arguments_of(cfg: Config, node: Any) -> set[str]:
     """Return the names of the arguments of the class that a dict describes, if it does."""
     kind = node.get("type") if isinstance(node, Mapping) else None
     scope = node.get("_scope_", cfg.get("default_scope", "mmengine")) if kind else ""
@@ -207,7 +208,7 @@ def _new_key(cfg: Config, key: str, depth: int, node: Any) -> None:
         if parts[0] in known:
             return
         siblings += sorted(known - {"self"})
-    arguments = _arguments(cfg, node) if depth else set()
+    arguments = arguments_of(cfg, node) if depth else set()
     if parts[depth] in arguments:
         log(f"--cfg-options adds a new key: {key}")
         return
