@@ -14,13 +14,8 @@ from prettytable import PrettyTable
 from pvt_mm.archs import ARCHS
 from pvt_mm.backbones.pvt import MIN_SIZE
 from pvt_mm.config.loading import OptionAction, is_segmentation, load_config
-from pvt_mm.costs.complexity import (
-    Complexity,
-    activation_bytes,
-    build_arch,
-    complexity,
-    config_complexity,
-)
+from pvt_mm.costs.complexity import Complexity, build_arch, complexity, config_complexity
+from pvt_mm.costs.kept import activation_bytes
 from pvt_mm.errors import UserError, run_tool
 
 __all__ = ["TABLE_SHAPES", "arch_name", "arch_table", "main", "measure"]
