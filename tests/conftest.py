@@ -44,6 +44,17 @@ def pytest_collection_finish():
     gc.freeze()
 
 
+@pytest.fixture
+def threads(request):
+    """Let PyTorch compute with two threads, or as many as a test's indirect parameter says."""
+    import torch
+
+    before = torch.get_num_threads()
+    torch.set_num_threads(getattr(request, "param", 2))
+    yield
+    torch.set_num_threads(before)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def quick_configs():
     """Spare configs what takes most of their time."""

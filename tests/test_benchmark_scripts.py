@@ -263,15 +263,7 @@ def test_each_trick_is_left_out_once_and_what_is_measured_stays(tmp_path, monkey
     assert json.loads(out.read_text()) == content and not capsys.readouterr().out
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("two_threads")  # with one, PyTorch does not hand products to oneDNN
+@pytest.mark.usefixtures("threads")  # with one, PyTorch does not hand products to oneDNN
 @pytest.mark.parametrize("mode", ["inference", "train"])
 def test_tricks_change_what_runs_and_not_its_result(mode):
     case = Case("pvt_v2_b0", (512, 512), mode=mode)  # large enough for bands

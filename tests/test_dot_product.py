@@ -8,13 +8,7 @@ from pieces import set_tile_bytes
 from pvt_mm.kernels.cpu import dot_product, linear
 from pvt_mm.kernels.cpu.dot_product import attend
 
-
-@pytest.fixture(autouse=True)
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("threads")
 
 
 @pytest.fixture

@@ -224,7 +224,7 @@ def test_bands_make_every_row_once_and_read_their_neighbours(halo, height, width
 
 
 @pytest.mark.parametrize("convolved", [True, False])
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
 @pytest.mark.parametrize("bias", [True, False])
 def test_linear_is_a_linear_layer(threads, dtype, bias, convolved, monkeypatch):
@@ -232,13 +232,8 @@ def test_linear_is_a_linear_layer(threads, dtype, bias, convolved, monkeypatch):
     torch.manual_seed(0)
     layer = torch.nn.Linear(6, 10, bias=bias).to(dtype)
     tokens = torch.randn(2, 15, 6, dtype=dtype)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        made = linear(tokens, layer.weight, layer.bias)
-        strided = linear(tokens[:, 3:9], layer.weight, layer.bias)
-    finally:
-        torch.set_num_threads(before)
+    made = linear(tokens, layer.weight, layer.bias)
+    strided = linear(tokens[:, 3:9], layer.weight, layer.bias)
     expected = F.linear(tokens, layer.weight, layer.bias)
     assert made.shape == expected.shape and made.is_contiguous()
     near = {"rtol": 0.02, "atol": 0.02} if dtype == torch.bfloat16 else {}  # eight bits

@@ -40,9 +40,8 @@ def assert_equal_to_reference(name, image, prepare=lambda model: model):
 @pytest.fixture(params=["plain", "accelerated", "tiles and bands"])
 def prepare(request, monkeypatch):
     """Plain modules, their fast twins, and these as they are for large maps on AMD's processors."""
-    threads = torch.get_num_threads()
     if request.param == "tiles and bands":
-        torch.set_num_threads(2)
+        request.getfixturevalue("threads")
         set_tile_bytes(monkeypatch, 2**16, 2**16)
         set_band_bytes(monkeypatch, 2**16)
 
@@ -51,8 +50,7 @@ def prepare(request, monkeypatch):
             assert not accelerate(model).plain
         return model
 
-    yield prepare
-    torch.set_num_threads(threads)
+    return prepare
 
 
 @pytest.mark.parametrize(("name", "size"), GOLDEN_CASES)

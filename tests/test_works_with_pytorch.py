@@ -194,20 +194,15 @@ def test_wrapped_convolutions_are_called_and_learn(name, fast):
     assert norms and all(norm.num_batches_tracked == 1 for norm in norms)
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @models(*FAST)
 def test_dynamic_quantization_converts_every_linear(name, fast, threads):
     model, image = prepared(name, fast), procedural_image(96, 64)
     count = sum(isinstance(module, nn.Linear) for module in model.modules())
     with torch.no_grad():
         expected = model(image)
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
-            outs = quantized(image)
-        finally:
-            torch.set_num_threads(before)
+        quantized = torch.ao.quantization.quantize_dynamic(model, {nn.Linear})
+        outs = quantized(image)
     kind = torch.ao.nn.quantized.dynamic.Linear
     assert sum(isinstance(module, kind) for module in quantized.modules()) == count
     for out, exact in zip(outs, expected, strict=True):

@@ -1,7 +1,6 @@
 """What a classifier makes of images: in seconds, whether weights arrived whole."""
 
 import sys
-from argparse import ArgumentParser
 from collections.abc import Iterator, Sequence
 from contextlib import redirect_stdout
 from typing import Any, NamedTuple
@@ -15,6 +14,7 @@ from pvt_mm.checkpoints.pretrained import fill_pretrained
 from pvt_mm.checkpoints.schemes import read_once
 from pvt_mm.classification import PVTClassifier, imagenet_classes
 from pvt_mm.classification.transforms import CenterCrop, read_rgb, to_pixels
+from pvt_mm.cli import CommandLine
 from pvt_mm.devices import choose_device
 from pvt_mm.errors import UserError, run_tool
 
@@ -146,23 +146,16 @@ def run_classify(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``tools/classify.py``.
-
-    Args:
-        argv: The command line without the program's name; ``sys.argv``'s by default.
-
-    Returns:
-        The exit code: 0, or 2 for a mistake that stderr names in one line.
-    """
-    parser = ArgumentParser(prog="classify.py", description="Print the top five classes of images.")
+    """Run ``tools/classify.py``; see :mod:`pvt_mm.cli`."""
+    parser = CommandLine("classify.py", "Print the top five classes of images.")
     parser.add_argument("images", nargs="+", metavar="IMAGE", help="image file")
     parser.add_argument(
         "--weights", required=True, help="a classifier: a file, a URL, or pvt://pvt_small"
     )
     parser.add_argument("--arch", help="model, as pvt_v2_b2; recognised by the weights otherwise")
     parser.add_argument("--size", type=int, default=224, help="side of the crop, in pixels (224)")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU if there is one")
-    options = vars(parser.parse_args(argv))
+    parser.add_device()
+    options = parser.options(argv)
 
     def run() -> None:
         for line in run_classify(**options):

@@ -3,13 +3,12 @@
 import difflib
 import inspect
 import os
-from argparse import ArgumentError, ArgumentParser, Namespace
 from collections.abc import Iterator, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-from mmengine.config import Config, ConfigDict, DictAction
+from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import print_log
 from mmengine.registry import (
@@ -27,11 +26,10 @@ from pvt_mm.config.kinds import check_kinds
 from pvt_mm.config.unread import EXTRA_KEYS, check_unread
 from pvt_mm.errors import UserError
 from pvt_mm.stack import version_of
-from pvt_mm.wording import one_line, some
+from pvt_mm.wording import one_line
 
 __all__ = [
     "CHECKOUT_CONFIGS",
-    "add_common_arguments",
     "arguments_of",
     "check_options",
     "drop_pretrained",
@@ -44,47 +42,8 @@ __all__ = [
 
 # A new key this similar to an existing one is taken for a typing error.
 TYPO_RATIO = 0.82
-LAUNCHERS = ("none", "pytorch", "slurm", "mpi")
 # In a checkout a link to configs/, in a wheel a copy.
 CHECKOUT_CONFIGS = (Path(__file__).resolve().parents[1] / ".mim" / "configs").resolve()
-
-
-class OptionAction(DictAction):
-    """mmengine's KEY=VALUE parsing, with a message in place of a traceback."""
-
-    def __call__(
-        self,
-        parser: ArgumentParser,
-        namespace: Namespace,
-        values: Any,
-        option_string: str | None = None,
-    ) -> None:
-        for value in values:
-            if not value.partition("=")[0] or "=" not in value:
-                raise ArgumentError(self, f"expected KEY=VALUE, got {value!r}")
-        try:
-            super().__call__(parser, namespace, values, option_string)
-        except (AssertionError, ValueError) as error:
-            raise ArgumentError(self, str(error)) from error
-        except RecursionError:  # mmengine's parser, which takes "=[[1,2],[3]]" for a nested list
-            raise ArgumentError(self, f"brackets that cannot be read in {some(values)}") from None
-
-
-def add_common_arguments(parser: ArgumentParser) -> None:
-    """Add the options that training and testing share."""
-    parser.add_argument("--work-dir", help="folder of logs and results; default work_dirs/CONFIG")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=OptionAction,
-        metavar="KEY=VALUE",
-        help="change the config, e.g. train_dataloader.batch_size=4 model.backbone.arch=b1 "
-        'key="[1,2]"; nested lists in quotes and without blanks',
-    )
-    parser.add_argument("--launcher", choices=LAUNCHERS, default="none", help="job launcher")
-    parser.add_argument(
-        "--local-rank", "--local_rank", type=int, default=0, help="set by launchers"
-    )
 
 
 def log(message: str) -> None:

@@ -1,13 +1,13 @@
 """Converting checkpoints between code bases, from the command line and from Python."""
 
 import os
-from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from pvt_mm.checkpoints import CheckpointError
 from pvt_mm.checkpoints.pretrained import summary
 from pvt_mm.checkpoints.schemes import read_once
+from pvt_mm.cli import CommandLine
 from pvt_mm.conversion.conversion import (
     FAMILIES,
     SUFFIXES,
@@ -75,25 +75,16 @@ def _wrapping(loaded: object, path: Path, to: str) -> dict | None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``tools/convert_checkpoint.py``.
-
-    Args:
-        argv: The command line without the program's name; ``sys.argv``'s by default.
-
-    Returns:
-        The exit code: 0, or 2 for a mistake that stderr names in one line.
-    """
-    parser = ArgumentParser(
-        prog="convert_checkpoint.py",
-        description="Convert a PVT's checkpoint to another code base's names. The layout of the "
+    """Run ``tools/convert_checkpoint.py``; see :mod:`pvt_mm.cli`."""
+    parser = CommandLine(
+        "convert_checkpoint.py",
+        "Convert a PVT's checkpoint to another code base's names. The layout of the "
         "source is recognised by its keys; no number changes.",
     )
     parser.add_argument("source", metavar="IN", help="file, URL, pvt://NAME, timm://NAME, hf://...")
     parser.add_argument("out", metavar="OUT", help="file to write, .pth or .safetensors")
     parser.add_argument("--to", choices=FAMILIES, required=True, help="whose names to write")
-    parser.add_argument(
-        "--backbone-only", action="store_true", help="leave out what surrounds it in a detector"
-    )
-    parser.add_argument("--force", action="store_true", help="replace OUT if it exists")
-    options = vars(parser.parse_args(argv))
+    parser.add_flag("--backbone-only", "leave out what surrounds it in a detector")
+    parser.add_flag("--force", "replace OUT if it exists")
+    options = parser.options(argv)
     return run_tool(lambda: run_convert(**options))

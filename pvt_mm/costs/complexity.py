@@ -1,4 +1,4 @@
-"""Parameters, operations and activation memory of backbones and of whole models.
+"""Parameters and operations of backbones and of whole models.
 
 An operation is one multiply-add: those of convolutions, linear layers and matrix products, the two
 products of attention among them, and, as mmengine counts them, those of norms, pooling and bilinear
@@ -19,13 +19,12 @@ from mmengine.config import Config
 from mmengine.model import revert_sync_batchnorm
 from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
-from torch._subclasses.fake_tensor import FakeTensorMode
 
 from pvt_mm.archs import ARCHS
 
 MASKS = 100
 
-__all__ = ["Complexity", "activation_bytes", "build_arch", "complexity", "config_complexity"]
+__all__ = ["Complexity", "build_arch", "complexity", "config_complexity"]
 
 
 @dataclass(frozen=True)
@@ -168,38 +167,3 @@ def _detection_sample(shape: tuple[int, int]):
     # Sparse R-CNN's forward pass matches its boxes with the annotated ones: none.
     nothing = InstanceData(bboxes=torch.zeros(0, 4), labels=torch.zeros(0, dtype=torch.long))
     return DetDataSample(metainfo=meta, gt_instances=nothing)
-
-
-def activation_bytes(model: nn.Module, shape: tuple[int, ...]) -> int:
-    """Sum what autograd keeps of a forward pass until the backward pass, without running it.
-
-    Parameters are not counted, and each storage is counted once. Views, workspaces and gradients
-    come on top of it in a real training step.
-
-    Args:
-        model: A module of one tensor; it is measured in training mode.
-        shape: Shape of the input, ``(B, C, h, w)``, float32.
-
-    Returns:
-        Bytes.
-    """
-    kept: dict[int, Tensor] = {}
-
-    def keep(tensor: Tensor) -> Tensor:
-        kept[tensor.untyped_storage()._cdata] = tensor
-        return tensor
-
-    training = model.training
-    model.train()
-    try:
-        with FakeTensorMode(allow_non_fake_inputs=True) as mode:
-            # Held as long as the pass runs: the mode remembers its copies only weakly.
-            copies = [mode.from_tensor(parameter) for parameter in model.parameters()]
-            own = {p.untyped_storage()._cdata for p in (*copies, *model.parameters())}
-            with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-                outputs = model(torch.zeros(shape))
-            total = sum(t.untyped_storage().nbytes() for c, t in kept.items() if c not in own)
-        del outputs
-    finally:
-        model.train(training)
-    return total

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from argparse import ArgumentParser, RawDescriptionHelpFormatter
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
@@ -13,14 +12,10 @@ from prettytable import PrettyTable
 
 from pvt_mm.archs import ARCHS
 from pvt_mm.backbones.pvt import MIN_SIZE
-from pvt_mm.config.loading import OptionAction, is_segmentation, load_config
-from pvt_mm.costs.complexity import (
-    Complexity,
-    activation_bytes,
-    build_arch,
-    complexity,
-    config_complexity,
-)
+from pvt_mm.cli import CommandLine
+from pvt_mm.config.loading import is_segmentation, load_config
+from pvt_mm.costs.complexity import Complexity, build_arch, complexity, config_complexity
+from pvt_mm.costs.kept import activation_bytes
 from pvt_mm.errors import UserError, run_tool
 
 __all__ = ["TABLE_SHAPES", "arch_name", "arch_table", "main", "measure"]
@@ -106,19 +101,11 @@ def arch_table(shapes: Sequence[tuple[int, int]] = TABLE_SHAPES) -> dict[str, di
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``tools/get_flops.py``.
-
-    Args:
-        argv: The command line without the program's name; ``sys.argv``'s by default.
-
-    Returns:
-        The exit code: 0, or 2 for a mistake that stderr names in one line.
-    """
-    parser = ArgumentParser(
-        prog="get_flops.py",
-        formatter_class=RawDescriptionHelpFormatter,
-        description="Count parameters and multiply-adds, attention included.\n\n"
-        f"Architectures: {', '.join(ARCHS)}.",
+    """Run ``tools/get_flops.py``; see :mod:`pvt_mm.cli`."""
+    parser = CommandLine(
+        "get_flops.py",
+        "Count parameters and multiply-adds, attention included.",
+        epilog=f"Architectures: {', '.join(ARCHS)}.",
     )
     parser.add_argument("targets", nargs="*", metavar="CONFIG_OR_ARCH", help="what to measure")
     parser.add_argument(
@@ -129,12 +116,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="height and width, or the side of a square; default 224 for an architecture, "
         "512 for a segmentor, 800 1280 for a detector",
     )
-    parser.add_argument("--cfg-options", nargs="+", action=OptionAction, metavar="KEY=VALUE")
-    parser.add_argument("--parts", action="store_true", help="also by part and by operator")
-    parser.add_argument(
-        "--table", action="store_true", help="all architectures at three sizes, or at --shape"
-    )
-    parser.add_argument("--json", metavar="FILE", help="write the figures, unrounded")
+    parser.add_cfg_options()
+    parser.add_flag("--parts", "also by part and by operator")
+    parser.add_flag("--table", "all architectures at three sizes, or at --shape")
+    parser.add_json("write the figures, unrounded")
     args = parser.parse_args(argv)
     if bool(args.targets) == args.table:
         parser.error("name configs or architectures, or give --table")

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import sys
-from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -15,7 +14,8 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 
-from pvt_mm.config.loading import OptionAction, load_config
+from pvt_mm.cli import CommandLine
+from pvt_mm.config.loading import load_config
 from pvt_mm.data.batches import check_batches
 from pvt_mm.data.checks import ERROR, KINDS, WARNING, Finding, Findings
 from pvt_mm.data.data_checks import check_files, check_model
@@ -226,13 +226,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0 without errors in the data, 1 with some, 2 for a mistake that stderr
         names in one line.
     """
-    parser = ArgumentParser(
-        prog="check_dataset.py",
-        description="Read all annotations and images of a config's data sets and name what is "
+    parser = CommandLine(
+        "check_dataset.py",
+        "Read all annotations and images of a config's data sets and name what is "
         "wrong. Exit code: 0 no errors (warnings may be), 1 errors in the data, 2 a mistake in "
         "the call.",
     )
-    parser.add_argument("config", help="config file")
+    parser.add_config()
     parser.add_argument(
         "--split", nargs="+", choices=SPLITS, default=SPLITS, help="which to check; all by default"
     )
@@ -251,8 +251,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--show", metavar="FILE", help="draw samples as the network will see them, in one PNG"
     )
-    parser.add_argument("--json", metavar="FILE", help="write the report as JSON, too")
-    parser.add_argument("--cfg-options", nargs="+", action=OptionAction, metavar="KEY=VALUE")
+    parser.add_json("write the report as JSON, too")
+    parser.add_cfg_options()
     args = parser.parse_args(argv)
     for name in ("limit", "workers"):
         if (getattr(args, name) or 0) < 0:

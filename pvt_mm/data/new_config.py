@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import pprint
-from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from math import ceil, sqrt
@@ -13,6 +12,7 @@ from pathlib import Path
 
 import torch
 
+from pvt_mm.cli import CommandLine
 from pvt_mm.config.loading import CHECKOUT_CONFIGS, load_config, walk
 from pvt_mm.config.recipes import BASELINES, RECIPES, Recipe
 from pvt_mm.data.data_checks import OTHER_HEADS
@@ -315,23 +315,15 @@ def _workers() -> int:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``tools/new_config.py``.
-
-    Args:
-        argv: The command line without the program's name; ``sys.argv``'s by default.
-
-    Returns:
-        The exit code: 0, or 2 for a mistake that stderr names in one line.
-    """
-    parser = ArgumentParser(
-        prog="new_config.py",
-        description="Write a config that trains on a data set which prepare_data.py wrote.",
+    """Run ``tools/new_config.py``; see :mod:`pvt_mm.cli`."""
+    parser = CommandLine(
+        "new_config.py", "Write a config that trains on a data set which prepare_data.py wrote."
     )
     parser.add_argument("data", metavar="DATA", help="folder that prepare_data.py wrote")
     parser.add_argument("--model", choices=FAMILIES, required=True)
     parser.add_argument("--arch", default="b0", help="of PVT v2 or v1, such as b2_li or small")
     parser.add_argument("--out", default="my_config.py", help="file to write")
-    parser.add_argument("--overwrite", action="store_true", help="replace the file")
+    parser.add_flag("--overwrite", "replace the file")
     args = parser.parse_args(argv)
 
     def run() -> None:

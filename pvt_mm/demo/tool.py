@@ -1,7 +1,6 @@
 """The demo: data, training, test and pictures of a small detector, on two CPU cores."""
 
 import os
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from mmengine.config import Config
 from mmengine.fileio import load
 from mmengine.structures import InstanceData
 
+from pvt_mm.cli import CommandLine
 from pvt_mm.config.loading import CHECKOUT_CONFIGS, load_config, log
 from pvt_mm.data.demo import DemoSpec, demo_root, make_demo_data
 from pvt_mm.errors import UserError, run_tool
@@ -125,17 +125,9 @@ def draw_pictures(cfg: Config, predictions: Path, folder: Path, count: int = NUM
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``tools/demo.py``.
-
-    Args:
-        argv: The command line without the program's name; ``sys.argv``'s by default.
-
-    Returns:
-        The exit code: 0, or 2 for a mistake that stderr names in one line.
-    """
-    parser = ArgumentParser(
-        prog="demo.py",
-        description="Train, test and draw a small RetinaNet-PVTv2 on synthetic images.",
+    """Run ``tools/demo.py``; see :mod:`pvt_mm.cli`."""
+    parser = CommandLine(
+        "demo.py", "Train, test and draw a small RetinaNet-PVTv2 on synthetic images."
     )
     parser.add_argument("--work-dir", default=WORK_DIR, help=f"default {WORK_DIR}")
     args = parser.parse_args(argv)

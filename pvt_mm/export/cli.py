@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from argparse import ArgumentParser, BooleanOptionalAction
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -15,8 +14,8 @@ from mmengine.registry import MODELS, init_default_scope
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
+from pvt_mm.cli import BooleanOptionalAction, CommandLine
 from pvt_mm.config.loading import (
-    OptionAction,
     drop_pretrained,
     is_classification,
     is_segmentation,
@@ -175,23 +174,14 @@ def _suffix(part: str) -> str:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``tools/export.py``.
-
-    Args:
-        argv: The command line without the program's name; ``sys.argv``'s by default.
-
-    Returns:
-        The exit code: 0, or 2 for a mistake that stderr names in one line.
-    """
-    parser = ArgumentParser(prog="export.py", description="Write a model as ONNX, OpenVINO or pt2.")
-    parser.add_argument("config", help="config file")
+    """Run ``tools/export.py``; see :mod:`pvt_mm.cli`."""
+    parser = CommandLine("export.py", "Write a model as ONNX, OpenVINO or pt2.")
+    parser.add_config()
     parser.add_argument("checkpoint", help="checkpoint of the whole model")
     parser.add_argument("--format", default="onnx", help=f"{' or '.join(FORMATS)} (onnx)")
     parser.add_argument("--out", help="file to write; CONFIG.FORMAT in this folder by default")
     parser.add_argument("--part", choices=PARTS, default="model", help="what to export (model)")
-    parser.add_argument(
-        "--shape", type=int, nargs=2, metavar=("H", "W"), help="size of the images, in pixels"
-    )
+    parser.add_shape("size of the images, in pixels")
     parser.add_argument(
         "--dynamic",
         action="store_true",
@@ -204,12 +194,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         type=int,
         help=f"ONNX's operators, {OPSETS[0]} to {OPSETS[-1]}; the newest that runs by default",
     )
-    parser.add_argument(
-        "--standard",
-        action="store_true",
-        help="standard ONNX operators only, for other runtimes than ONNX Runtime",
+    parser.add_flag(
+        "--standard", "standard ONNX operators only, for other runtimes than ONNX Runtime"
     )
-    parser.add_argument("--logits", action="store_true", help="of a segmentor: logits, not labels")
+    parser.add_flag("--logits", "of a segmentor: logits, not labels")
     parser.add_argument(
         "--dtype",
         default="float32",
@@ -230,6 +218,6 @@ def main(argv: Sequence[str] | None = None) -> int:
         action=BooleanOptionalAction,
         help="compare with PyTorch; by default if onnxruntime is installed",
     )
-    parser.add_argument("--cfg-options", nargs="+", action=OptionAction, metavar="KEY=VALUE")
-    options = vars(parser.parse_args(argv))
+    parser.add_cfg_options()
+    options = parser.options(argv)
     return run_tool(lambda: run_export(**options))

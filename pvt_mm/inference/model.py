@@ -26,7 +26,7 @@ from pvt_mm.errors import UserError
 from pvt_mm.kernels import accelerate
 from pvt_mm.results import Colour, palette_of
 from pvt_mm.results.palette import fits
-from pvt_mm.runtimes import is_exported, use_exported
+from pvt_mm.runtimes import is_exported, refuse_for_exported, use_exported
 from pvt_mm.training.amp import compute_in_bfloat16
 from pvt_mm.training.matching import load_matching
 from pvt_mm.training.speed import compile_backbone
@@ -93,8 +93,7 @@ def load_model(
         raise UserError("the config has no test_dataloader whose data set has a pipeline")
     path = str(checkpoint)
     if is_exported(path):
-        if compile:
-            raise UserError("--compile: not for an exported file, which is what it is")
+        refuse_for_exported(compile=compile)
         return _exported(cfg, source, path, device, dtype)
     content = read_once(path)
     if not isinstance(content, dict):

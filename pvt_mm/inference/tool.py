@@ -6,7 +6,6 @@ import os
 import signal
 import sys
 import threading
-from argparse import ArgumentParser, ArgumentTypeError
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
@@ -17,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from pvt_mm.config.loading import OptionAction
+from pvt_mm.cli import ArgumentTypeError, CommandLine
 from pvt_mm.devices import DTYPES
 from pvt_mm.errors import Interrupted, UserError, run_tool
 from pvt_mm.inference.inputs import Input, find_inputs
@@ -220,11 +219,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 1 if some inputs could not be read, 2 for a mistake that stderr names in
         one line, or that of the signal which stopped the work.
     """
-    parser = ArgumentParser(
-        prog="infer.py",
-        description="Find objects, or the classes of pixels, in images and videos.",
+    parser = CommandLine(
+        "infer.py", "Find objects, or the classes of pixels, in images and videos."
     )
-    parser.add_argument("config", help="config file")
+    parser.add_config()
     parser.add_argument(
         "checkpoint",
         help="checkpoint of the whole model: a file or a URL; or an exported .onnx or .xml",
@@ -236,11 +234,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         help="image, video, folder, pattern, URL, or - for a list of paths on standard input",
     )
     parser.add_argument("--out-dir", required=True, metavar="DIR", help="where results go")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace results of the same names in DIR"
-    )
+    parser.add_flag("--overwrite", "replace results of the same names in DIR")
     parser.add_argument("--no-vis", dest="pictures", action="store_false", help="write no pictures")
-    parser.add_argument("--device", help="cpu, cuda, cuda:1; by default a GPU if there is one")
+    parser.add_device()
     parser.add_argument("--batch-size", type=int, default=1, help="images predicted together (1)")
     parser.add_argument(
         "--score-thr", type=float, default=0.3, help="leave out objects of a lower score (0.3)"
@@ -261,20 +257,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         "--tile-overlap", type=float, default=0.25, help="share that neighbours share (0.25)"
     )
     parser.add_argument("--dtype", choices=DTYPES, help="what to compute in")
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="compile the backbone by torch.compile: minutes at the start, faster afterwards",
-    )
-    parser.add_argument("--amp", action="store_true", help="mixed precision; on CPUs in bfloat16")
-    parser.add_argument(
-        "--cfg-options",
-        nargs="+",
-        action=OptionAction,
-        metavar="KEY=VALUE",
-        help="change the config, as tools/test.py does",
-    )
-    options = vars(parser.parse_args(argv))
+    parser.add_compile()
+    parser.add_flag("--amp", "mixed precision; on CPUs in bfloat16")
+    parser.add_cfg_options()
+    options = parser.options(argv)
     summary: dict[str, Any] = {}
     code = run_tool(lambda: summary.update(run_infer(**options)))
     return SOME_FAILED if code == 0 and summary["failed"] else code

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import warnings
-from argparse import ArgumentParser
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from io import StringIO
@@ -15,6 +14,7 @@ from typing import Any
 from matplotlib import rc_context
 from mmengine.config import Config
 
+from pvt_mm.cli import CommandLine
 from pvt_mm.config.loading import is_classification, is_segmentation, log
 from pvt_mm.errors import UserError, run_tool
 from pvt_mm.files import replacing
@@ -193,17 +193,8 @@ def _drawn(evaluation: Evaluation, image: ImageScore) -> dict[str, Any]:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``tools/report.py``.
-
-    Args:
-        argv: The command line without the program's name; ``sys.argv``'s by default.
-
-    Returns:
-        The exit code: 0, or 2 for a mistake that stderr names in one line.
-    """
-    parser = ArgumentParser(
-        prog="report.py", description="Write one HTML page about a run, with all pictures in it."
-    )
+    """Run ``tools/report.py``; see :mod:`pvt_mm.cli`."""
+    parser = CommandLine("report.py", "Write one HTML page about a run, with all pictures in it.")
     parser.add_argument("work_dir", help="work directory of tools/train.py")
     parser.add_argument("--out", help="the page; default WORK_DIR/report.html")
     parser.add_argument(
@@ -214,7 +205,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "--images", type=int, default=8, help="how many of the best and the worst images; 8"
     )
-    options = vars(parser.parse_args(argv))
+    options = parser.options(argv)
 
     def run() -> None:
         page = make_report(**options)

@@ -2,7 +2,14 @@
 
 from pvt_mm.lazy import lazily
 
-__all__ = ["ExportedModel", "Session", "is_exported", "open_session", "use_exported"]
+__all__ = [
+    "ExportedModel",
+    "Session",
+    "is_exported",
+    "open_session",
+    "refuse_for_exported",
+    "use_exported",
+]
 
 __getattr__, __dir__ = lazily(
     __name__,
@@ -11,6 +18,7 @@ __getattr__, __dir__ = lazily(
         "Session": ".sessions",
         "is_exported": ".sessions",
         "open_session": ".sessions",
+        "refuse_for_exported": ".using",
         "use_exported": ".using",
     },
 )

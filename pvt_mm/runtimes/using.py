@@ -13,7 +13,17 @@ from pvt_mm.config.loading import is_classification, is_segmentation, walk
 from pvt_mm.errors import UserError
 from pvt_mm.runtimes.sessions import Session, open_session
 
-__all__ = ["check_fits", "use_exported"]
+__all__ = ["check_fits", "refuse_for_exported", "use_exported"]
+
+
+def refuse_for_exported(**options: bool) -> None:
+    """Refuse options, by their names in Python, that change how a network computes.
+
+    Raises:
+        UserError: If one is set.
+    """
+    if wrong := [f"--{name.replace('_', '-')}" for name, given in options.items() if given]:
+        raise UserError(f"{', '.join(wrong)}: not for an exported file, which is what it is")
 
 
 def use_exported(cfg: Config, file: str | os.PathLike, dtype: str | None = None) -> None:

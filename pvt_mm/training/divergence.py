@@ -1,6 +1,5 @@
 """Training stops before a loss or gradient that is no number gets into the parameters."""
 
-from argparse import ArgumentParser
 from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
@@ -17,19 +16,9 @@ from pvt_mm.registry import HOOKS
 from pvt_mm.training.models import innermost
 from pvt_mm.training.resuming.latest import latest_checkpoint
 
-__all__ = ["DivergenceHook", "add_divergence_argument"]
+__all__ = ["MAX_SKIPS", "DivergenceHook"]
 
 MAX_SKIPS = 20  # in a row
-
-
-def add_divergence_argument(parser: ArgumentParser) -> None:
-    """Add the option of training."""
-    parser.add_argument(
-        "--on-divergence",
-        choices=("stop", "skip"),
-        help="what to do when the loss or a gradient is NaN or infinite: stop (exit code 3), which "
-        f"is the default, or skip that step, at most {MAX_SKIPS} times in a row",
-    )
 
 
 class _Iteration(NamedTuple):

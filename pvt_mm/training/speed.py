@@ -2,7 +2,6 @@
 
 import os
 import shutil
-from argparse import ArgumentParser
 from typing import Any
 
 import torch
@@ -13,21 +12,7 @@ from pvt_mm.config.loading import log
 from pvt_mm.errors import UserError
 from pvt_mm.training.models import innermost, map_tensors
 
-__all__ = ["add_speed_arguments", "compile_backbone", "prepare_speed", "use_channels_last"]
-
-
-def add_speed_arguments(parser: ArgumentParser) -> None:
-    """Add the options that :func:`prepare_speed` takes."""
-    parser.add_argument(
-        "--channels-last",
-        action="store_true",
-        help="keep the maps of neck and heads channels-last in memory; for GPUs with --amp",
-    )
-    parser.add_argument(
-        "--compile",
-        action="store_true",
-        help="compile the backbone by torch.compile: minutes at the start, faster afterwards",
-    )
+__all__ = ["compile_backbone", "prepare_speed", "use_channels_last"]
 
 
 def prepare_speed(

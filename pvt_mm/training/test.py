@@ -1,7 +1,6 @@
 """Testing, from the command line and from Python."""
 
 import os
-from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,10 +8,11 @@ from typing import Any
 from mmengine.config import Config
 from mmengine.device import get_device
 
-from pvt_mm.config.loading import add_common_arguments, is_classification, load_config
+from pvt_mm.cli import CommandLine
+from pvt_mm.config.loading import is_classification, load_config
 from pvt_mm.devices import DTYPES, choose_dtype
 from pvt_mm.errors import UserError, run_tool
-from pvt_mm.runtimes import is_exported, use_exported
+from pvt_mm.runtimes import is_exported, refuse_for_exported, use_exported
 from pvt_mm.training.amp import compute_in_bfloat16
 from pvt_mm.training.declared import declare
 from pvt_mm.training.distributed import prepare_distributed, recorded, set_local_rank
@@ -20,7 +20,7 @@ from pvt_mm.training.models import innermost
 from pvt_mm.training.outputs import PictureHook, check_display, prepare_folder, save_predictions
 from pvt_mm.training.preflight import check_test, is_first_here
 from pvt_mm.training.sharding import without_sharding
-from pvt_mm.training.speed import add_speed_arguments, prepare_speed
+from pvt_mm.training.speed import prepare_speed
 from pvt_mm.training.train import build_runner
 from pvt_mm.training.tta import use_tta
 from pvt_mm.training.validation import drop_incomplete
@@ -74,7 +74,7 @@ def run_test(
     cfg = load_config(config, cfg_options, work_dir, launcher)
     exported = is_exported(checkpoint)
     if exported:
-        _check_options_of_exported(tta, channels_last, compile)
+        refuse_for_exported(tta=tta, channels_last=channels_last, compile=compile)
     cfg.load_from, cfg.resume = None if exported else str(checkpoint), False
     drop_incomplete(cfg, "test")
     if is_classification(cfg) and (show or show_dir is not None or tta):
@@ -112,50 +112,33 @@ def run_test(
     return metrics
 
 
-def _check_options_of_exported(*options: bool) -> None:
-    names = ("--tta", "--channels-last", "--compile")
-    if wrong := [name for name, given in zip(names, options, strict=True) if given]:
-        raise UserError(f"{', '.join(wrong)}: not for an exported file, which is what it is")
-
-
 def _score_threshold(cfg: Config) -> float:
     """Take the threshold from the config's own visualization hook, where users set it."""
     return cfg.get("default_hooks", {}).get("visualization", {}).get("score_thr", 0.3)
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``tools/test.py``.
-
-    Args:
-        argv: The command line without the program's name; ``sys.argv``'s by default.
-
-    Returns:
-        The exit code: 0, or 2 for a mistake that stderr names in one line.
-    """
-    parser = ArgumentParser(
-        prog="test.py", description="Test a detector, a segmentor or a classifier."
-    )
-    parser.add_argument("config", help="config file")
+    """Run ``tools/test.py``; see :mod:`pvt_mm.cli`."""
+    parser = CommandLine("test.py", "Test a detector, a segmentor or a classifier.")
+    parser.add_config()
     parser.add_argument(
         "checkpoint", help="checkpoint of the whole model, or a .onnx or .xml of tools/export.py"
     )
     parser.add_argument(
         "--out", help="write predictions: a .pkl file (detection) or a folder (segmentation)"
     )
-    parser.add_argument("--show", action="store_true", help="open every picture in a window")
+    parser.add_flag("--show", "open every picture in a window")
     parser.add_argument("--show-dir", help="write pictures of all predictions to this folder")
-    parser.add_argument(
+    parser.add_flag(
         "--overwrite",
-        action="store_true",
-        help="replace pictures of the same names in --show-dir; without it that has to be empty",
+        "replace pictures of the same names in --show-dir; without it that has to be empty",
     )
     parser.add_argument(
         "--wait-time", type=float, default=2, help="seconds that --show keeps a window open"
     )
-    parser.add_argument("--tta", action="store_true", help="test-time augmentation")
-    add_speed_arguments(parser)
+    parser.add_flag("--tta", "test-time augmentation")
     parser.add_argument("--dtype", choices=DTYPES, help="what to compute in")
-    add_common_arguments(parser)
-    options = vars(parser.parse_args(argv))
+    parser.add_run_arguments()
+    options = parser.options(argv)
     set_local_rank(options["launcher"], options.pop("local_rank"))
     return run_tool(recorded(lambda: run_test(**options)))

@@ -1,7 +1,6 @@
 """Training, from the command line and from Python."""
 
 import os
-from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -9,20 +8,21 @@ from mmengine.config import Config
 from mmengine.registry import RUNNERS
 from mmengine.runner import Runner
 
-from pvt_mm.config.loading import add_common_arguments, drop_pretrained, load_config, log
+from pvt_mm.cli import CommandLine
+from pvt_mm.config.loading import drop_pretrained, load_config, log
 from pvt_mm.data.bad_samples import allow_bad_images
 from pvt_mm.errors import UserError, run_tool
 from pvt_mm.training.amp import is_amp
 from pvt_mm.training.declared import declare, declared_hook
 from pvt_mm.training.distributed import prepare_distributed, recorded, set_local_rank
-from pvt_mm.training.divergence import add_divergence_argument
+from pvt_mm.training.divergence import MAX_SKIPS
 from pvt_mm.training.preflight import check_train
 from pvt_mm.training.resuming.atomic import disk_faults
 from pvt_mm.training.resuming.interruption import interruptible
 from pvt_mm.training.resuming.latest import latest_checkpoint
 from pvt_mm.training.resuming.randomness import make_deterministic
 from pvt_mm.training.sharding import check_sharding, prepare_sharding
-from pvt_mm.training.speed import add_speed_arguments, prepare_speed
+from pvt_mm.training.speed import prepare_speed
 from pvt_mm.training.terminal import ToolRunner
 from pvt_mm.training.trackers import TRACKERS, use_trackers
 from pvt_mm.training.validation import drop_incomplete
@@ -150,15 +150,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         The exit code: 0, 2 for a mistake that stderr names in one line, or 143 or 130 if SIGTERM
         or SIGINT stopped the training.
     """
-    parser = ArgumentParser(
-        prog="train.py", description="Train a detector, a segmentor or a classifier."
-    )
-    parser.add_argument("config", help="config file")
-    parser.add_argument("--amp", action="store_true", help="train in mixed precision")
-    parser.add_argument(
-        "--auto-scale-lr",
-        action="store_true",
-        help="scale the learning rate by batch size / auto_scale_lr.base_batch_size",
+    parser = CommandLine("train.py", "Train a detector, a segmentor or a classifier.")
+    parser.add_config()
+    parser.add_flag("--amp", "train in mixed precision")
+    parser.add_flag(
+        "--auto-scale-lr", "scale the learning rate by batch size / auto_scale_lr.base_batch_size"
     )
     parser.add_argument(
         "--resume",
@@ -167,10 +163,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         metavar="FILE",
         help="continue from this checkpoint; without FILE (or auto) from the work dir's latest",
     )
-    parser.add_argument(
-        "--deterministic",
-        action="store_true",
-        help="compute the same every time, even when interrupted and resumed; slower",
+    parser.add_flag(
+        "--deterministic", "compute the same every time, even when interrupted and resumed; slower"
     )
     parser.add_argument(
         "--skip-bad-images",
@@ -184,9 +178,13 @@ def main(argv: Sequence[str] | None = None) -> int:
         choices=TRACKERS,
         help="send scalars there, too; TensorBoard gets them wherever it is installed",
     )
-    add_divergence_argument(parser)
-    add_speed_arguments(parser)
-    add_common_arguments(parser)
-    options = vars(parser.parse_args(argv))
+    parser.add_argument(
+        "--on-divergence",
+        choices=("stop", "skip"),
+        help="what to do when the loss or a gradient is NaN or infinite: stop (exit code 3), which "
+        f"is the default, or skip that step, at most {MAX_SKIPS} times in a row",
+    )
+    parser.add_run_arguments()
+    options = parser.options(argv)
     set_local_rank(options["launcher"], options.pop("local_rank"))
     return run_tool(recorded(lambda: run_train(**options)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -21,6 +20,7 @@ from pvt_mm.backbones import ARCHS, PVT, PVTv2
 from pvt_mm.backbones.attention import LinearSpatialReductionAttention
 from pvt_mm.backbones.pvt import MIN_SIZE
 from pvt_mm.checkpoints import load_pretrained
+from pvt_mm.cli import CommandLine
 from pvt_mm.config.loading import load_config
 from pvt_mm.errors import UserError, run_tool
 from pvt_mm.visualization.figures import save_figure
@@ -220,17 +220,10 @@ def _read(path: str | os.PathLike) -> np.ndarray:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``tools/visualize_attention.py``.
-
-    Args:
-        argv: The command line without the program's name; ``sys.argv``'s by default.
-
-    Returns:
-        The exit code: 0, or 2 for a mistake that stderr names in one line.
-    """
-    parser = ArgumentParser(
-        prog="visualize_attention.py",
-        description="Draw what each head of each stage attends to, from one point of an image.",
+    """Run ``tools/visualize_attention.py``; see :mod:`pvt_mm.cli`."""
+    parser = CommandLine(
+        "visualize_attention.py",
+        "Draw what each head of each stage attends to, from one point of an image.",
     )
     parser.add_argument("model", help="config, or a release such as pvt_v2_b2")
     parser.add_argument("image", help="image file")
@@ -241,7 +234,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--block", type=int, default=-1, help="block of each stage; the last")
     parser.add_argument("--max-size", type=int, default=1024, help="longer side in pixels; 1024")
     parser.add_argument("--out", default="attention.png", help="the picture")
-    options = vars(parser.parse_args(argv))
+    options = parser.options(argv)
 
     def run() -> None:
         visualize_attention(**options)

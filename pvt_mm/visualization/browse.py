@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from argparse import ArgumentParser
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,7 +11,8 @@ import mmcv
 from mmengine.registry import DATASETS, init_default_scope
 from mmengine.utils import track_iter_progress
 
-from pvt_mm.config.loading import OptionAction, is_classification, load_config
+from pvt_mm.cli import CommandLine
+from pvt_mm.config.loading import is_classification, load_config
 from pvt_mm.data.data_checks import check_data
 from pvt_mm.data.demo.make_data import make_absent_demo_data
 from pvt_mm.data.pictures import draw_input
@@ -71,29 +71,15 @@ def browse_dataset(
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``tools/browse_dataset.py``.
-
-    Args:
-        argv: The command line without the program's name; ``sys.argv``'s by default.
-
-    Returns:
-        The exit code: 0, or 2 for a mistake that stderr names in one line.
-    """
-    parser = ArgumentParser(
-        prog="browse_dataset.py",
-        description="Draw what the pipeline of a config feeds the model.",
-    )
-    parser.add_argument("config", help="config file")
+    """Run ``tools/browse_dataset.py``; see :mod:`pvt_mm.cli`."""
+    parser = CommandLine("browse_dataset.py", "Draw what the pipeline of a config feeds the model.")
+    parser.add_config()
     parser.add_argument("--out-dir", default="browse", help="folder of pictures; default browse")
-    parser.add_argument(
-        "--overwrite", action="store_true", help="replace pictures of the same names there"
-    )
+    parser.add_flag("--overwrite", "replace pictures of the same names there")
     parser.add_argument("--split", choices=SPLITS, default="train", help="which data; train")
     parser.add_argument("--count", type=int, default=20, help="how many samples; 20")
-    parser.add_argument(
-        "--cfg-options", nargs="+", action=OptionAction, metavar="KEY=VALUE", help="as in train.py"
-    )
-    options = vars(parser.parse_args(argv))
+    parser.add_cfg_options()
+    options = parser.options(argv)
 
     def run() -> None:
         paths = browse_dataset(**options)

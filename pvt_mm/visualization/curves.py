@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from argparse import ArgumentParser
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
+from pvt_mm.cli import CommandLine
 from pvt_mm.errors import UserError, run_tool
 from pvt_mm.visualization.figures import COLOURS, save_figure
 from pvt_mm.wording import some
@@ -146,17 +146,8 @@ def _draw(panel: Axes, key: str, runs: Sequence[Run]) -> None:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``tools/plot_logs.py``.
-
-    Args:
-        argv: The command line without the program's name; ``sys.argv``'s by default.
-
-    Returns:
-        The exit code: 0, or 2 for a mistake that stderr names in one line.
-    """
-    parser = ArgumentParser(
-        prog="plot_logs.py", description="Draw losses, learning rate and metrics of trainings."
-    )
+    """Run ``tools/plot_logs.py``; see :mod:`pvt_mm.cli`."""
+    parser = CommandLine("plot_logs.py", "Draw losses, learning rate and metrics of trainings.")
     parser.add_argument("runs", nargs="+", metavar="RUN", help="work directory, or scalars.json")
     parser.add_argument("--keys", nargs="+", metavar="KEY", help="what to draw, e.g. loss mIoU")
     parser.add_argument("--out", default="curves.png", help="the picture; default curves.png")

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from argparse import ArgumentParser
 from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
 import pvt_mm.costs.measured
+from pvt_mm.cli import CommandLine
 from pvt_mm.config.loading import CHECKOUT_CONFIGS, load_config
 from pvt_mm.config.recipes import RECIPES
 from pvt_mm.costs.complexity import config_complexity
@@ -85,20 +85,13 @@ def measure_all(known: dict | None = None) -> dict:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``tools/make_model_index.py``.
-
-    Args:
-        argv: The command line without the program's name; ``sys.argv``'s by default.
-
-    Returns:
-        The exit code: 0, or 2 for a mistake that stderr names in one line.
-    """
-    parser = ArgumentParser(
-        prog="make_model_index.py",
-        description="Write model-index.yml, its metafiles, docs/model_zoo.md and the README's "
+    """Run ``tools/make_model_index.py``; see :mod:`pvt_mm.cli`."""
+    parser = CommandLine(
+        "make_model_index.py",
+        "Write model-index.yml, its metafiles, docs/model_zoo.md and the README's "
         "table from pvt_mm/config/recipes.py.",
     )
-    parser.add_argument("--check", action="store_true", help="write nothing, fail if one is old")
+    parser.add_flag("--check", "write nothing, fail if one is old")
     parser.add_argument(
         "--measure",
         choices=("all", "new"),

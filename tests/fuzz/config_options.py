@@ -9,7 +9,6 @@ import logging
 import os
 import sys
 import tempfile
-from argparse import ArgumentParser
 from functools import cache
 from pathlib import Path
 
@@ -21,7 +20,8 @@ from hypothesis import strategies as st
 from mmengine.config import Config
 
 from pvt_mm.checkpoints import CheckpointError
-from pvt_mm.config.loading import add_common_arguments, load_config, walk
+from pvt_mm.cli import CommandLine
+from pvt_mm.config.loading import load_config, walk
 from pvt_mm.data.demo import DemoSpec, make_demo_data
 from pvt_mm.errors import UserError
 from pvt_mm.training.preflight import check_test, check_train
@@ -109,8 +109,8 @@ def check(example):
             attempt(path, {}, train=True)
         return
     name, texts, train = example
-    parser = ArgumentParser()
-    add_common_arguments(parser)
+    parser = CommandLine("train.py", "")
+    parser.add_cfg_options()
     try:
         with contextlib.redirect_stderr(io.StringIO()):
             options = parser.parse_args(["--cfg-options", *texts]).cfg_options

@@ -49,7 +49,7 @@ def test_peft_adapters_learn_and_merge(name, fast, side):
         assert relative(adapted.merge_and_unload()(image), outs) < 1e-4
 
 
-@pytest.mark.parametrize("threads", [1, 2])
+@pytest.mark.parametrize("threads", [1, 2], indirect=True)
 @pytest.mark.parametrize("kind", ["Int8WeightOnlyConfig", "Int8DynamicActivationInt8WeightConfig"])
 @plain_and_fast
 @every_kind
@@ -62,12 +62,7 @@ def test_torchao_quantizes_every_linear(name, fast, kind, threads):
         linears = [module for module in model.modules() if isinstance(module, nn.Linear)]
         assert linears
         assert all(type(layer.weight) is not nn.Parameter for layer in linears)
-        before = torch.get_num_threads()
-        torch.set_num_threads(threads)
-        try:
-            outs = model(image)
-        finally:
-            torch.set_num_threads(before)
+        outs = model(image)
     assert relative(outs, expected) < 0.1
 
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import sys
-from argparse import ArgumentParser, ArgumentTypeError, Namespace
 from collections.abc import Sequence
 
 import torch
 
 from pvt_mm.allocator import tune_allocator
 from pvt_mm.backbones import ARCHS
+from pvt_mm.cli import ArgumentTypeError, CommandLine, Namespace
 from pvt_mm.costs.benchmark.case import DTYPES, Case
 from pvt_mm.costs.benchmark.contenders import CONTENDERS
 from pvt_mm.costs.benchmark.gemm import gemm_rates
@@ -30,33 +30,23 @@ from pvt_mm.errors import UserError, run_tool
 __all__ = ["main", "make_parser", "run_benchmark"]
 
 
-def make_parser() -> ArgumentParser:
+def make_parser() -> CommandLine:
     """The options of the tool."""
-    parser = ArgumentParser(
-        prog="benchmark.py",
-        description="Measure speed and memory of backbones or whole models, beside other "
+    parser = CommandLine(
+        "benchmark.py",
+        "Measure speed and memory of backbones or whole models, beside other "
         "implementations of the same architecture. On CPUs all is measured twice: as the process "
         "starts, and with pvt_mm.tune_allocator(), for all alike.",
         epilog=f"Architectures: {', '.join(ARCHS)}.",
     )
     parser.add_argument("models", nargs="+", metavar="CONFIG_OR_ARCH")
-    parser.add_argument(
-        "--shape",
-        nargs=2,
-        type=int,
-        metavar=("HEIGHT", "WIDTH"),
-        help="input in pixels; default 800 1344, for a config its own",
-    )
+    parser.add_shape("input in pixels; default 800 1344, for a config its own")
     parser.add_argument("--batch", type=int, default=1, help="images per step")
     parser.add_argument(
         "--dtype", choices=DTYPES, default="float32", help="what autocast computes in"
     )
-    parser.add_argument(
-        "--train",
-        action="store_true",
-        help="a training step (forward, backward, AdamW) in place of inference",
-    )
-    parser.add_argument("--compile", action="store_true", help="torch.compile every contender")
+    parser.add_flag("--train", "a training step (forward, backward, AdamW) in place of inference")
+    parser.add_flag("--compile", "torch.compile every contender")
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument(
         "--against",
@@ -68,9 +58,7 @@ def make_parser() -> ArgumentParser:
     )
     parser.add_argument("--repeats", type=int, default=7, help="interleaved rounds; default 7")
     parser.add_argument("--threads", type=int, help="threads of torch")
-    parser.add_argument(
-        "--with-cp", action="store_true", help="pvt_mm recomputes activations (and without it too)"
-    )
+    parser.add_flag("--with-cp", "pvt_mm recomputes activations (and without it too)")
     parser.add_argument(
         "--memory",
         nargs="?",
@@ -80,8 +68,8 @@ def make_parser() -> ArgumentParser:
         metavar="N",
         help="measure peak memory as well, in N processes for each contender; default 1",
     )
-    parser.add_argument("--no-time", action="store_true", help="measure memory only")
-    parser.add_argument("--json", metavar="FILE", help="write every sample to a JSON file")
+    parser.add_flag("--no-time", "measure memory only")
+    parser.add_json("write every sample to a JSON file")
     return parser
 
 
@@ -166,14 +154,7 @@ def _case(model: str, options: Namespace) -> Case:
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``tools/benchmark.py``.
-
-    Args:
-        argv: The command line without the program's name; ``sys.argv``'s by default.
-
-    Returns:
-        The exit code: 0, or 2 for a mistake that stderr names in one line.
-    """
+    """Run ``tools/benchmark.py``; see :mod:`pvt_mm.cli`."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     options = make_parser().parse_args(arguments)
 

@@ -16,6 +16,7 @@ from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from pvt_mm.backbones.block import Block
+from pvt_mm.costs.kept import kept_storages
 from pvt_mm.costs.memory.modes import GPUOperators, SoftmaxInputs
 from pvt_mm.errors import UserError
 
@@ -80,40 +81,29 @@ def count_activations(
             f"the memory of {type(model).__name__} is not estimated: its encoder, which keeps much "
             "of what a step keeps, does not run without real tensors (deformable attention)"
         )
-    own = {p.untyped_storage()._cdata for p in (*model.parameters(), *model.buffers())}
-    kept: dict[int, Tensor] = {}
-    owner: dict[int, int | None] = {}
     inputs: list[int] = []
-    current: list[int | None] = [None]
-
-    def keep(tensor: Tensor) -> Tensor:
-        storage = tensor.untyped_storage()._cdata
-        if storage not in own and storage not in kept:
-            kept[storage], owner[storage] = tensor, current[0]
-        return tensor
+    starts: list[int] = []
+    ends: list[int] = []
 
     def enter(module: nn.Module, args: tuple) -> None:
         inputs.append(args[0].nbytes)
-        current[0] = len(inputs) - 1
+        starts.append(len(kept))
 
     def leave(*_: Any) -> None:
-        current[0] = None
+        ends.append(len(kept))
 
     images = torch.zeros(batch, 3, *shape, device="meta")
     with (
         _hooks_on_blocks(model, enter, leave),
-        torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor),
+        kept_storages([*model.parameters(), *model.buffers()]) as kept,
         GPUOperators(amp),
         SoftmaxInputs() as softmax,
     ):
         outputs = _forward(model, images)
-    sizes = {storage: tensor.untyped_storage().nbytes() for storage, tensor in kept.items()}
-    blocks = [0] * len(inputs)
-    for storage, block in owner.items():
-        if block is not None:
-            blocks[block] += sizes[storage]
+    sizes = [tensor.untyped_storage().nbytes() for tensor in kept.values()]
+    blocks = tuple(sum(sizes[start:end]) for start, end in zip(starts, ends, strict=True))
     del outputs
-    return Activations(sum(sizes.values()), tuple(blocks), sum(inputs), softmax.total)
+    return Activations(sum(sizes), blocks, sum(inputs), softmax.total)
 
 
 @contextmanager

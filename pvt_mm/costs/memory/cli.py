@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-from argparse import ArgumentParser, Namespace
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,8 +10,8 @@ from typing import Any
 from mmengine.config import Config
 from prettytable import PrettyTable
 
+from pvt_mm.cli import CommandLine, Namespace
 from pvt_mm.config.loading import (
-    OptionAction,
     is_classification,
     is_segmentation,
     load_config,
@@ -31,35 +30,22 @@ FIELDS = ("weights", "gradients", "optimizer", "activations", "overhead", "total
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``tools/estimate_memory.py``.
-
-    Args:
-        argv: The command line without the program's name; ``sys.argv``'s by default.
-
-    Returns:
-        The exit code: 0, or 2 for a mistake that stderr names in one line.
-    """
-    parser = ArgumentParser(
-        prog="estimate_memory.py",
-        description="Estimate the memory that training takes on each GPU, in GiB, and the hours; "
+    """Run ``tools/estimate_memory.py``; see :mod:`pvt_mm.cli`."""
+    parser = CommandLine(
+        "estimate_memory.py",
+        "Estimate the memory that training takes on each GPU, in GiB, and the hours; "
         "no GPU is needed. docs/scaling.md says how, and how well it fits.",
     )
     parser.add_argument("configs", nargs="+", metavar="CONFIG", help="config files")
     parser.add_argument("--batch", type=int, metavar="N", help="images on each GPU")
     parser.add_argument("--gpus", type=int, default=8, metavar="N", help="GPUs; default 8")
-    parser.add_argument(
-        "--shape",
-        type=int,
-        nargs=2,
-        metavar=("HEIGHT", "WIDTH"),
-        help="largest images in pixels; by default what a detector's images are resized to, "
-        "512 512 for segmentors, 224 224 for classifiers",
+    parser.add_shape(
+        "largest images in pixels; by default what a detector's images are resized to, "
+        "512 512 for segmentors, 224 224 for classifiers"
     )
-    parser.add_argument("--amp", action="store_true", help="mixed precision")
-    parser.add_argument("--cfg-options", nargs="+", action=OptionAction, metavar="KEY=VALUE")
-    parser.add_argument(
-        "--table", action="store_true", help="the table of docs/scaling.md, in Markdown"
-    )
+    parser.add_flag("--amp", "mixed precision")
+    parser.add_cfg_options()
+    parser.add_flag("--table", "the table of docs/scaling.md, in Markdown")
     args = parser.parse_args(argv)
     return run_tool(lambda: print("\n".join(table(args.configs)) if args.table else _render(args)))
 

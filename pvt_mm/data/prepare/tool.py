@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from argparse import ArgumentParser, Namespace
 from collections.abc import Sequence
 from pathlib import Path
 
+from pvt_mm.cli import CommandLine, Namespace
 from pvt_mm.data.prepare.label_maps import read_classes
 from pvt_mm.data.prepare.prepare import FORMATS, Prepared, prepare_data
 from pvt_mm.errors import UserError, run_tool
@@ -19,23 +19,16 @@ MODELS = {"boxes": "retinanet", "masks": "mask_rcnn", "label maps": "semantic_fp
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run ``tools/prepare_data.py``.
-
-    Args:
-        argv: The command line without the program's name; ``sys.argv``'s by default.
-
-    Returns:
-        The exit code: 0, or 2 for a mistake that stderr names in one line.
-    """
-    parser = ArgumentParser(
-        prog="prepare_data.py",
-        description="Find out what labelled images are (COCO JSON, Pascal VOC XML, YOLO, LabelMe, "
+    """Run ``tools/prepare_data.py``; see :mod:`pvt_mm.cli`."""
+    parser = CommandLine(
+        "prepare_data.py",
+        "Find out what labelled images are (COCO JSON, Pascal VOC XML, YOLO, LabelMe, "
         "label maps of numbers, colours or 0 and 255), split them if they are not, and write one "
         "data set that new_config.py makes a config for. The source is not touched.",
     )
     parser.add_argument("source", metavar="SOURCE", help="folder, or an annotation file in it")
     parser.add_argument("--out", help="folder to write; default data/NAME_prepared")
-    parser.add_argument("--overwrite", action="store_true", help="replace what was prepared there")
+    parser.add_flag("--overwrite", "replace what was prepared there")
     parser.add_argument("--format", choices=FORMATS, help="found out unless given")
     parser.add_argument(
         "--classes",
