@@ -607,7 +607,10 @@ SEG_WHOLE_CASES = {
         all_maps(lambda array: np.full_like(array, 255)), "targets-none", "set", "every pixel"
     ),
     "a class that no pixel has": Case(
-        all_maps(lambda array: array % 2), "class-unseen", "set", "no pixel of road"
+        all_maps(lambda array: array % 2),
+        "class-unseen",
+        "set",
+        "1 of 3 classes have no pixel in all",
     ),
     "classes from 0, zero reduced": Case(
         all_maps(lambda array: array - 1),

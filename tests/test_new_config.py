@@ -22,7 +22,11 @@ WRITERS = {
     "mask_rcnn": labelled.write_cvat,
     "semantic_fpn": lambda root, scenes: labelled.write_maps(root, scenes, "binary"),
 }
-TASKS = {"retinanet": "boxes", "mask_rcnn": "masks", "semantic_fpn": "label maps"}
+# As wide as B2, since necks are as wide.
+THIN = {"_delete_": True, "embed_dims": (64, 128, 320, 512), "depths": (1, 1, 1, 1)}
+# What the recipes themselves say.
+CLIPPED = {"detr": 0.1, "dino": 0.1, "deformable_detr": 0.1}
+CLIPPED |= dict.fromkeys(("mask2former", "mask2former_semantic"), 0.01)
 
 
 @pytest.fixture(scope="module")
@@ -51,15 +55,24 @@ def new_config(prepared, tmp_path, model, *options, data=None):
         ("atss", "b2", "retinanet"),
         ("gfl", "b2", "retinanet"),
         ("detr", "small", "retinanet"),
+        ("dino", "b2", "retinanet"),
+        ("deformable_detr", "b0", "mask_rcnn"),
+        ("cascade_mask_rcnn", "b2", "mask_rcnn"),
+        ("sparse_rcnn", "b2_li", "retinanet"),
+        ("mask2former", "b0", "mask_rcnn"),
         ("semantic_fpn", "b1", "semantic_fpn"),
+        ("upernet", "b0", "semantic_fpn"),
+        ("segformer", "b2", "semantic_fpn"),
+        ("mask2former_semantic", "b0", "semantic_fpn"),
     ],
 )
 def test_heads_schedule_and_data_fit(model, arch, data, prepared, tmp_path):
     cfg = load_config(new_config(prepared, tmp_path, model, "--arch", arch, data=data))
     heads = [
-        node["num_classes"]
+        count
         for path, node in walk(cfg.model)
-        if path.endswith(("bbox_head", "mask_head", "decode_head")) and "num_classes" in node
+        for key, count in node.items()
+        if key in ("num_classes", "num_things_classes") and not path.endswith("rpn_head")
     ]
     assert heads and set(heads) == {2}
     assert cfg.model.backbone.arch == arch
@@ -69,7 +82,7 @@ def test_heads_schedule_and_data_fit(model, arch, data, prepared, tmp_path):
     assert warm_up.type == "LinearLR" and 1 <= warm_up.end <= 0.1 * 3 * epochs
     assert cfg.default_hooks.logger.interval <= 3
     assert cfg.default_hooks.checkpoint.save_best
-    assert cfg.optim_wrapper.clip_grad.max_norm == (0.1 if model == "detr" else 1.0)
+    assert cfg.optim_wrapper.clip_grad.max_norm == CLIPPED.get(model, 1.0)
     text = json.dumps(cfg.train_dataloader.dataset)
     assert "reduce_zero_label" not in text and "ADE" not in text
     with DefaultScope.overwrite_default_scope(cfg.default_scope):
@@ -77,7 +90,7 @@ def test_heads_schedule_and_data_fit(model, arch, data, prepared, tmp_path):
         sample = dataset[0]["data_samples"]
     assert len(dataset) == 6
     scene = next(s for s in labelled.make_scenes() if s.stem in sample.img_path)
-    if model == "semantic_fpn":
+    if data == "semantic_fpn":
         assert sorted(sample.gt_sem_seg.data.unique().tolist())[:2] == [0, 1]
     else:
         labels = [*sample.gt_instances.labels, *sample.ignored_instances.labels]
@@ -104,15 +117,11 @@ def test_the_batch_and_the_rate_fit_a_gpu(gib, model, batch, prepared, tmp_path,
 @pytest.mark.parametrize(
     ("words", "message"),
     [
-        (["retinanet", "--model", "mask_rcnn"], "holds boxes, which retinanet learns from"),
-        (["semantic_fpn", "--model", "retinanet"], "holds label maps, which semantic_fpn"),
-        (["mask_rcnn", "--model", "semantic_fpn"], "holds masks, which mask_rcnn or retinanet"),
+        (["retinanet", "--model", "mask_rcnn"], "holds boxes, from which atss, .*retinanet"),
+        (["semantic_fpn", "--model", "retinanet"], "holds label maps, from which mask2former_sem"),
+        (["mask_rcnn", "--model", "semantic_fpn"], "holds masks, from which .* retinanet"),
         (["retinanet", "--model", "atss", "--arch", "b0"], "atss has recipes for b2_li, b2"),
         (["retinanet_in", "--model", "retinanet"], "first run python tools/prepare_data.py"),
-        (
-            ["mask_rcnn", "--model", "cascade_mask_rcnn", "--arch", "b2"],
-            "lists its heads, .*roi_head.bbox_head",
-        ),
     ],
 )
 def test_what_does_not_fit_is_one_line(words, message, prepared, tmp_path, capsys):
@@ -128,6 +137,13 @@ def test_a_config_is_not_replaced_unasked(prepared, tmp_path, capsys):
     words = [str(prepared / "retinanet"), "--model", "retinanet", "--out", str(out)]
     assert main(words) == 2 and "--overwrite" in capsys.readouterr().err
     assert main([*words, "--overwrite"]) == 0
+
+
+# Images of 64 x 96 pixels are scaled into 224 x 224, of which the encoder gets 747 tokens.
+def test_a_detector_of_queries_has_tokens_for_them(prepared, tmp_path):
+    cfg = load_config(new_config(prepared, tmp_path, "dino", data="retinanet"))
+    assert cfg.image_size == (224, 224)
+    assert cfg.model.num_queries == 300
 
 
 @pytest.mark.slow
@@ -167,3 +183,26 @@ def test_a_new_config_trains_and_draws(model, prepared, tmp_path, monkeypatch):
         ]
         assert {each["category_id"] for each in content["annotations"]} <= {7, 3}
         assert content["annotations"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("model", "data"),
+    [
+        ("dino", "retinanet"),
+        ("cascade_mask_rcnn", "mask_rcnn"),
+        ("mask2former", "mask_rcnn"),
+        ("segformer", "semantic_fpn"),
+        ("mask2former_semantic", "semantic_fpn"),
+    ],
+)
+def test_a_new_config_of_another_recipe_trains(model, data, prepared, tmp_path, monkeypatch):
+    config = new_config(prepared, tmp_path, model, "--arch", "b2", data=data)
+    monkeypatch.chdir(tmp_path)
+    few = {"model.backbone.arch": THIN, "model.backbone.init_cfg": None}
+    few["train_cfg.max_iters" if data == "semantic_fpn" else "train_cfg.max_epochs"] = 1
+    few["train_cfg.val_interval"] = 1
+    for split in ("train", "val"):
+        few |= {f"{split}_dataloader.{key}": 0 for key in ("num_workers", "persistent_workers")}
+    run_train(config, cfg_options=few)
+    assert list(Path("work_dirs/my_config").glob("best_*.pth"))

@@ -244,6 +244,15 @@ def test_a_rare_class_is_learnt_before_it_is_validated(tmp_path):
     labelled.write_labelme(tmp_path / "in", scenes)
     prepared = prepare_data(tmp_path / "in", tmp_path / "out")
     assert prepared.splits["train"]["images_by_class"]["washer"] == 1
+    assert "no image of val has washer, so that is not scored" in prepared.notes
+
+
+def test_images_to_convert_are_named(scenes, tmp_path):
+    labelled.write_cvat(tmp_path / "in", scenes)
+    (tmp_path / "in/images/phone.HEIC").write_bytes(b"")
+    prepared = prepare_data(tmp_path / "in", tmp_path / "out")
+    ((reason, names),) = prepared.left_out.items()
+    assert "to convert first" in reason and names == ["images/phone.HEIC"]
 
 
 def test_groups_and_equal_images_stay_together(tmp_path):

@@ -13,8 +13,10 @@ from pvt_mm.data.padding import (
     has_pvt,
     network_config,
     padded_size,
+    picks_queries,
     preprocessor_config,
     preprocessor_kind,
+    token_count,
 )
 from pvt_mm.data.targets import Targets
 
@@ -41,6 +43,7 @@ def check_batches(cfg: Config, split: str, targets: Targets) -> Iterator[Finding
             found = f"{width} x {height} pixels reach the network"
             yield Finding("image-small", found, targets.sizes[size])
             break
+    yield from _check_queries(cfg, padded, targets)
     batch = cfg[f"{split}_dataloader"].get("batch_size", 1)
     # mmseg compares sizes before it pads, except in training.
     sizes = set(padded.values() if split == "train" else padded)
@@ -52,6 +55,18 @@ def check_batches(cfg: Config, split: str, targets: Targets) -> Iterator[Finding
         yield Finding("batch-sizes", found, next(iter(targets.sizes.values())))
     if split == "train" and is_segmentor:
         yield from _check_ignored(cfg, targets, any(size != padded[size] for size in padded))
+
+
+def _check_queries(cfg: Config, padded: Mapping, targets: Targets) -> Iterator[Finding]:
+    network = network_config(cfg)
+    if not padded or not picks_queries(network) or not has_pvt(cfg):
+        return
+    queries = network.get("num_queries", 0)
+    size = min(padded, key=lambda size: token_count(network, padded[size]))
+    if (tokens := token_count(network, padded[size])) < queries:
+        height, width = padded[size]
+        found = f"{width} x {height} pixels make {tokens} tokens, model.num_queries is {queries}"
+        yield Finding("image-queries", found, targets.sizes[size])
 
 
 def _check_channels(cfg: Config, targets: Targets) -> Iterator[Finding]:
@@ -75,7 +90,7 @@ def _weighs_classes(loss: Mapping) -> bool:
 
 
 def _check_ignored(cfg: Config, targets: Targets, is_padded: bool) -> Iterator[Finding]:
-    """Check that what is no class in the label maps is what each head ignores."""
+    """Check that what is no class in the label maps, and only that, is what each head ignores."""
     values = {int(value) for value in targets.pixels.nonzero()[0]}
     if is_padded and values:
         values.add(preprocessor_config(cfg).get("seg_pad_val", IGNORED))
@@ -84,6 +99,9 @@ def _check_ignored(cfg: Config, targets: Targets, is_padded: bool) -> Iterator[F
         if not isinstance(count, int) or count < 2:
             continue
         ignored = head.get("ignore_index", IGNORED)
+        if ignored in values and ignored < count:
+            found = f"{path}.ignore_index is {ignored}, the number of a class in the label maps"
+            yield Finding("targets-ignored-class", found)
         losses = [loss for _, loss in walk(head.get("loss_decode"))]
         if ignored in values and any(map(_weighs_classes, losses)):
             found = f"{path}.loss_decode has class_weight, and pixels of {ignored} are ignored"

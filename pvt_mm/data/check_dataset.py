@@ -18,9 +18,10 @@ from pvt_mm.cli import CommandLine
 from pvt_mm.config.loading import load_config
 from pvt_mm.data.batches import check_batches
 from pvt_mm.data.checks import ERROR, KINDS, WARNING, Finding, Findings
-from pvt_mm.data.data_checks import check_files, check_model
+from pvt_mm.data.data_checks import check_files
 from pvt_mm.data.dataset_sources import Source, sources
 from pvt_mm.data.evaluators import check_evaluators
+from pvt_mm.data.heads import check_model
 from pvt_mm.data.image_checks import ImageTask, check_images
 from pvt_mm.data.leftovers import find_leftovers
 from pvt_mm.data.splits import check_splits

@@ -1,13 +1,13 @@
 """Checks of the data sets that a run is going to use, before it starts."""
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from itertools import islice
 from pathlib import Path
 
 from mmengine.config import Config
 
-from pvt_mm.config.loading import log, walk
+from pvt_mm.config.loading import log
 from pvt_mm.data.batches import check_batches
 from pvt_mm.data.checks import (
     ERROR,
@@ -20,14 +20,14 @@ from pvt_mm.data.checks import (
 )
 from pvt_mm.data.dataset_sources import Source, sources
 from pvt_mm.data.evaluators import check_evaluators
+from pvt_mm.data.heads import check_model
 from pvt_mm.data.image_checks import ImageTask, find_faults
 from pvt_mm.data.leftovers import find_leftovers
-from pvt_mm.data.padding import preprocessor_config, preprocessor_kind
 from pvt_mm.data.splits import check_splits
 from pvt_mm.data.targets import Targets, check_targets
 from pvt_mm.errors import UserError, some
 
-__all__ = ["check_data", "check_files", "check_model"]
+__all__ = ["check_data", "check_files"]
 
 # How many of a data set's images are read.
 SAMPLES = 8
@@ -58,8 +58,6 @@ OTHER_FORMATS = {
     **dict.fromkeys((".txt", ".csv"), "a list or table in text"),
     ".xml": "XML, as Pascal VOC has it",
 }
-# Heads that count something else than the data set's classes.
-OTHER_HEADS = ("rpn_head", "semantic_head", "panoptic_head", "panoptic_fusion_head")
 
 
 def check_data(cfg: Config, splits: tuple[str, ...], read_annotations: bool = True) -> None:
@@ -226,46 +224,3 @@ def _refuse(where: str, findings: Findings, spared: int) -> None:
                 log(f"{where}: {finding}; expected {finding.expected}; {KINDS[kind].advice}")
     if noted := errors + findings.count(WARNING) - said:
         log(f"{where}: {noted} entries or files are not as they should be; {ADVICE}")
-
-
-def check_model(cfg: Config, source: Source) -> Iterator[Finding]:
-    """Check that a config's model fits a data set's classes.
-
-    Yields:
-        What does not.
-    """
-    classes = source.classes
-    for path, node in walk(cfg.model, "model"):
-        names = [part.split("[")[0] for part in path.split(".")]
-        # An own count is a plain number of the head itself, not of its loss.
-        if not names[-1].endswith("_head") or names[-1] in OTHER_HEADS:
-            continue
-        count = node.get("num_classes")
-        if classes and isinstance(count, int) and count != len(classes):
-            found = (
-                f"{path}.num_classes is {count}, but {source.where} has {len(classes)} classes "
-                f"({some(classes)})"
-            )
-            yield Finding("model-classes", found)
-    means = len(preprocessor_config(cfg).get("mean") or ())
-    if preprocessor_kind(cfg) == "DetDataPreprocessor" and means not in (0, 1, 3):
-        found = f"model.data_preprocessor has {means} means, a DetDataPreprocessor takes 1 or 3"
-        yield Finding("image-channels", found)
-    for path, head in walk(cfg.model, "model"):
-        count, loss = head.get("num_classes"), head.get("loss_decode") or head.get("loss_cls")
-        for node in loss if isinstance(loss, (list, tuple)) else [loss]:
-            weights = (node or {}).get("class_weight")
-            if not isinstance(count, int) or not isinstance(weights, (list, tuple)):
-                continue
-            # A softmax of boxes has one class more, for what is no object.
-            extra = "loss_cls" in head and not node.get("use_sigmoid")
-            # Of a decode head these are scores, of a transformer's head something else.
-            scores = head.get("out_channels") if "loss_decode" in head else None
-            wanted = scores or count + extra
-            if len(weights) != wanted:
-                found = f"{path} has {len(weights)} weights in class_weight for {wanted} classes"
-                yield Finding("class-weight", found)
-    # A data set may know more about itself, as a classifier's does.
-    find_problem = getattr(source.dataset, "find_problem", None)
-    if find_problem and (problem := find_problem(cfg.model)):
-        yield Finding("model-classes", problem)

@@ -13,15 +13,17 @@ from pathlib import Path
 import torch
 
 from pvt_mm.cli import CommandLine
-from pvt_mm.config.loading import CHECKOUT_CONFIGS, load_config, walk
+from pvt_mm.config.families import FAMILIES as RECIPES_OF
+from pvt_mm.config.loading import CHECKOUT_CONFIGS, load_config
 from pvt_mm.config.recipes import BASELINES, RECIPES, Recipe
-from pvt_mm.data.data_checks import OTHER_HEADS
+from pvt_mm.data.heads import count_classes
+from pvt_mm.data.padding import picks_queries, token_count
 from pvt_mm.data.prepare import MARKER, Prepared
 from pvt_mm.errors import UserError, run_tool
 
 __all__ = ["main", "new_config"]
 
-FAMILIES = sorted({recipe.family for recipe in RECIPES.values()} - {"classification"})
+FAMILIES = sorted(RECIPES_OF.keys() - {"classification"})
 # Sides of images: those of the recipes at most.
 LIMITS = {True: (2048, 512), False: (1333, 800)}
 OBJECT_SIDE = 64  # pixels that the median object should be wide, if enlarging can do it
@@ -79,14 +81,20 @@ def _recipe(model: str, arch: str) -> Recipe:
 
 
 def _check_task(prepared: Prepared, model: str) -> None:
-    masks = any("mask" in name for name in model.split("_"))
-    segments = model == "semantic_fpn"
-    if segments != (prepared.task == "label maps") or (masks and prepared.task == "boxes"):
-        fit = {"boxes": "retinanet", "masks": "mask_rcnn or retinanet"}
+    fitting = [name for name in FAMILIES if prepared.task in _tasks(name)]
+    if model not in fitting:
         raise UserError(
-            f"--model {model}: {prepared.folder} holds {prepared.task}, which "
-            f"{fit.get(prepared.task, 'semantic_fpn')} learns from"
+            f"--model {model}: {prepared.folder} holds {prepared.task}, from which "
+            f"{', '.join(fitting)} learn"
         )
+
+
+def _tasks(family: str) -> tuple[str, ...]:
+    """Name the labels that a family learns from."""
+    of = RECIPES_OF[family]
+    if of.dataset == "ADE20K":
+        return ("label maps",)
+    return ("masks",) if len(of.results) > 1 else ("boxes", "masks")
 
 
 @dataclass
@@ -105,7 +113,7 @@ class Plan:
 
     def __post_init__(self) -> None:
         self.segments = self.prepared.task == "label maps"
-        self.masks = "mask" in self.recipe.family
+        self.masks = _tasks(self.recipe.family) == ("masks",)
         self.scale = self._scale()
         self.batch = self._batch()
         self.steps = ceil(self.images / self.batch)
@@ -167,11 +175,21 @@ class Plan:
             f"interval = {self.interval}  # epochs from one validation to the next",
             f"workers = dict(num_workers={_workers()}, persistent_workers=True)",
             "# " + "-" * 93,
-            _heads(self.recipe, recipe.model),
+            *self._model(recipe.model),
             f"optim_wrapper = {wrapper}",
             'load = dict(type="LoadImageFromFile")',
             'resize = dict(type="Resize", scale=image_size, keep_ratio=True)',
         ]
+
+    def _model(self, model: Mapping) -> list[str]:
+        """Write the number of classes wherever the model has one, and what small images need."""
+        changes = count_classes(model)
+        if model["data_preprocessor"].get("batch_augments"):
+            changes["data_preprocessor"] = {"batch_augments": "None"}  # a size of COCO's images
+        # Not all images fill the scale.
+        if picks_queries(model) and token_count(model, self.scale) < 1.5 * model["num_queries"]:
+            changes["num_queries"] = str(min(300, token_count(model, self.scale) // 2))
+        return ["model = dict(", *(f"    {key}={_as_dict(changes[key])}," for key in changes), ")"]
 
     def objects(self) -> list[str]:
         """Write the data and schedule of a detector."""
@@ -206,12 +224,19 @@ class Plan:
                 f'{split}_evaluator = dict(ann_file=data_root + "{file}.json", metric={metrics})'
                 for split, file in (("val", "val"), ("test", test))
             ),
-            "train_cfg = dict(max_epochs=epochs, val_interval=interval)",
+            'train_cfg = dict(_delete_=True, type="pvt_mm.ResumableEpochLoop", max_epochs=epochs, '
+            "val_interval=interval)",
+            "log_processor = dict(by_epoch=True)",
             "param_scheduler = [",
             *self._warm_up(),
             '    dict(type="CosineAnnealingLR", by_epoch=True, convert_to_iter_based=True),',
             "]",
-            *_hooks(self.steps, f"coco/{metrics[-1]}_mAP", "interval=interval", pictures),
+            *_hooks(
+                self.steps,
+                f"coco/{metrics[-1]}_mAP",
+                "by_epoch=True, interval=interval",
+                pictures,
+            ),
         ]
 
     def maps(self) -> list[str]:
@@ -275,29 +300,12 @@ def _base(recipe: Recipe, out: Path) -> str:
     return near if near.count("..") < 4 else str(path)
 
 
-def _heads(recipe: Recipe, model: Mapping) -> str:
-    """Write the number of classes into every head that has one."""
-    tree: dict = {}
-    for path, node in walk(model):
-        *parents, name = path.split(".")
-        if not isinstance(node.get("num_classes"), int) or name in OTHER_HEADS:
-            continue
-        if "[" in path:
-            raise UserError(
-                f"--model {recipe.family}: its config lists its heads, so that their num_classes "
-                f"cannot be set from here; copy {path} from configs/{recipe.config}.py"
-            )
-        place = tree
-        for part in (*parents, name):
-            place = place.setdefault(part, {})
-        place["num_classes"] = "len(classes)"
-    return f"model = {_as_dict(tree)}"
-
-
 def _as_dict(tree: dict | str) -> str:
-    if isinstance(tree, str):
-        return tree
-    return f"dict({', '.join(f'{key}={_as_dict(value)}' for key, value in tree.items())})"
+    return tree if isinstance(tree, str) else f"dict({_arguments(tree)})"
+
+
+def _arguments(tree: Mapping) -> str:
+    return ", ".join(f"{key}={_as_dict(value)}" for key, value in tree.items())
 
 
 def _hooks(steps: int, best: str, interval: str, pictures: int) -> list[str]:

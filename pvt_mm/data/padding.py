@@ -12,8 +12,10 @@ __all__ = [
     "least_side",
     "network_config",
     "padded_size",
+    "picks_queries",
     "preprocessor_config",
     "preprocessor_kind",
+    "token_count",
 ]
 
 # What PVTs need, as their forward checks it.
@@ -62,3 +64,22 @@ def has_pvt(cfg: Config) -> bool:
     kind = (network_config(cfg).get("backbone") or {}).get("type")
     name = kind.__name__ if isinstance(kind, type) else str(kind).rpartition(".")[2]
     return name in ("PVT", "PVTv2")
+
+
+def picks_queries(network: Mapping) -> bool:
+    """Whether the detector takes the best of its tokens as queries, so that it needs as many."""
+    kind = str(network.get("type")).rpartition(".")[2]
+    return kind in ("DINO", "DDQDETR") or bool(network.get("as_two_stage"))
+
+
+def token_count(network: Mapping, size: tuple[int, int]) -> int:
+    """Count the tokens of all levels that a detector's encoder gets of a PVT's maps.
+
+    Args:
+        network: The detector's config.
+        size: Height and width of the image, in pixels.
+    """
+    strides = [4 << stage for stage in network["backbone"].get("out_indices", range(4))]
+    for _ in range((network.get("neck") or {}).get("num_outs", 0) - len(strides)):
+        strides.append(2 * strides[-1])
+    return sum(-(-size[0] // stride) * -(-size[1] // stride) for stride in strides)

@@ -203,7 +203,8 @@ def _check_pixels(
         # Among many images, a few that lack a class say nothing.
         if classes and len(targets.infos) == targets.total:
             absent = [name for name, there in zip(classes, seen, strict=True) if not there]
-            yield "class-unseen", f"{targets.read} have no pixel of {some(absent)}"
+            number = f"{len(absent)} of {len(classes)} classes"
+            yield "class-unseen", f"{number} have no pixel in {targets.read}: {some(absent)}"
     if (share := 1 - learnt.sum() / total) > IGNORED_SHARE:
         yield "targets-ignored", f"{share:.0%} of the pixels of {targets.read} are ignored"
 

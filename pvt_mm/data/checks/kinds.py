@@ -190,6 +190,11 @@ KINDS: dict[str, Kind] = {
         "set model.data_preprocessor.test_cfg=dict(size_divisor=32) of a segmentor, its size for "
         "training, pad_size_divisor=32 of a detector; or a larger scale of Resize",
     ),
+    "image-queries": Kind(
+        ERROR,
+        "at least as many tokens as queries, which are the best of them",
+        "set a smaller model.num_queries, or a larger scale of Resize",
+    ),
     "image-channels": Kind(
         ERROR,
         "as many channels as the backbone takes and the preprocessor has means for",
@@ -237,6 +242,12 @@ KINDS: dict[str, Kind] = {
         "no ignored pixel, where mmseg's CrossEntropyLoss has class weights: it fails",
         "set type='pvt_mm.WeightedCrossEntropyLoss' of the loss, which takes the same class_weight",
     ),
+    "targets-ignored-class": Kind(
+        WARNING,
+        "a number that no class has, such as 255",
+        "nothing is learnt where that class is, yet it is scored; remove ignore_index of the head "
+        "unless that is meant",
+    ),
     "targets-ignored": Kind(
         WARNING,
         "at most 30 % of the pixels ignored",
@@ -262,5 +273,5 @@ OF_THE_WHOLE = (
         if kind.startswith(("targets-", "class-", "split-", "evaluator-", "model-"))
     )
     | {"image-left-out", "label-left-over", "pipeline"}
-    | {"image-small", "image-channels", "batch-sizes"}
+    | {"image-small", "image-queries", "image-channels", "batch-sizes"}
 )

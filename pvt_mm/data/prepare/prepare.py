@@ -40,6 +40,8 @@ __all__ = ["FORMATS", "MARKER", "Prepared", "prepare_data"]
 
 FORMATS = ("coco", "voc", "yolo", "labelme", "masks")
 MARKER = "prepared.json"
+# Of cameras and phones; neither OpenCV nor Pillow reads them as they come.
+UNREAD = (".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 
 
 @dataclass(frozen=True)
@@ -107,6 +109,8 @@ def prepare_data(
     _check_out(source, out, overwrite)
     tree = Tree(source)
     found = _read(source, tree, format, classes, set(ignore))
+    for path in tree.of(*UNREAD):
+        found.leave_out("images of a format to convert first, to JPEG or PNG", tree.name(path))
     if found.values:
         _check_sizes(found)
     else:
@@ -299,6 +303,10 @@ def _write(
             (part / f"{split}.txt").write_text("".join(f"{p.name}\n" for p in pictures))
         else:
             write_coco(part / f"{split}.json", found, pictures)
+    for split, lost in (("train", "learnt"), ("val", "scored")):
+        counts = splits[split]["images_by_class"]
+        if absent := [name for name in found.classes if not counts[name]]:
+            found.notes.append(f"no image of {split} has {some(absent)}, so that is not {lost}")
     sizes = np.array([picture.size for picture in found.pictures])
     objects = [item for picture in found.pictures for item in picture.objects]
     sides = [(item.box[2] * item.box[3]) ** 0.5 for item in objects]
