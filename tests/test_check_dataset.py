@@ -125,7 +125,7 @@ def test_the_cases_are_complete():
     assert len(cases) >= 60
     untested = set(KINDS) - {case.kind for case in cases}
     # The first takes long to make; the others have tests of their own.
-    own = {"evaluator-file", "model-classes", "pipeline", "targets-shifted"}
+    own = {"evaluator-file", "evaluator-labels", "model-classes", "pipeline", "targets-shifted"}
     own |= {"batch-sizes", "class-weight", "image-channels", "image-small"}
     own |= {"image-queries", "targets-ignored-class"}
     own |= {"split-class", "split-shared", "targets-not-ignored", "targets-weighted"}

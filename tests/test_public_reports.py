@@ -174,6 +174,12 @@ CHECKED = {
         [],
         "targets-shifted.*0 is ignored, 1 is 'background'",
     ),
+    "mmsegmentation 1558: a class that the head ignores": (
+        SEGMENTOR,
+        nothing,
+        ["model.decode_head.ignore_index=0"],
+        "warning targets-ignored-class.*ignore_index is 0, the number of a class",
+    ),
     "ultralytics 20138: an image cut short": (
         DETECTOR,
         image(lambda path: path.write_bytes(path.read_bytes()[:200])),
@@ -191,6 +197,31 @@ def test_data_sets_are_checked(place, capsys, config, spoil, options, said):
     printed = capsys.readouterr().out
     assert re.search(said, printed, re.DOTALL), printed
     assert code == ("error " in said or "targets-shifted" in said)
+
+
+@pytest.mark.parametrize("order", ["before", "behind"])
+@pytest.mark.parametrize(
+    ("config", "metric"), [(DETECTOR, "VOCMetric"), (SEGMENTOR, "IoUMetric")], ids=["det", "seg"]
+)
+def test_mmdetection_10085_labels_that_are_resized_and_scored(
+    place, tmp_path, capsys, order, config, metric
+):
+    text = f"""_base_ = {config!r}
+steps = [dict(type="LoadAnnotations"), dict(type="Resize", scale=(96, 96), keep_ratio=True)]
+if {order!r} == "behind":
+    steps.reverse()
+if {metric!r} == "VOCMetric":
+    steps = [dict(step, with_bbox=True) if "Load" in step["type"] else step for step in steps]
+keep = _base_.val_dataloader.dataset.pipeline
+val_dataloader = dict(dataset=dict(pipeline=[keep[0], *steps, keep[-1]]))
+val_evaluator = dict(_delete_=True, type={metric!r})
+del steps, keep
+"""
+    (tmp_path / "own.py").write_text(text)
+    code = check_dataset.main([str(tmp_path / "own.py"), "--split", "val", "--workers", "0"])
+    printed = capsys.readouterr().out
+    said = f"error evaluator-labels.*before a Resize, and {metric} scores what it loads"
+    assert bool(re.search(said, printed, re.DOTALL)) == (order == "before") == code, printed
 
 
 def yolo(lines):

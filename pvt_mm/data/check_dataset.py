@@ -134,7 +134,8 @@ def _check_evaluators(
     known = mine[0].findings if mine else Findings()
     for finding in check_evaluators(cfg, split, group):
         # Validation and test mostly share an evaluator, which is said once.
-        if finding.file not in {f.file for *_, kept in known.groups() for f in kept}:
+        said = {(f.kind, f.file) for *_, kept in known.groups() for f in kept}
+        if (finding.kind, finding.file) not in said:
             known.add(finding)
 
 

@@ -20,7 +20,7 @@ from pvt_mm.data.padding import least_side
 from pvt_mm.errors import UserError
 from pvt_mm.wording import one_line
 
-__all__ = ["Source", "sources"]
+__all__ = ["Source", "labels_come_last", "sources"]
 
 
 @dataclass
@@ -169,6 +169,15 @@ def _takes_any_arguments(kind: type) -> bool:
     parameters = inspect.signature(kind).parameters
     any_name = any(p.kind is p.VAR_KEYWORD for p in parameters.values())
     return any_name or {"pipeline", "lazy_init"} <= parameters.keys()
+
+
+def labels_come_last(dataset: BaseDataset) -> bool | None:
+    """Whether the pipeline loads labels after it has resized the image; None if it lacks either."""
+    transforms = getattr(getattr(dataset, "pipeline", None), "transforms", ())
+    names = [type(transform).__name__ for transform in transforms]
+    resized = [index for index, name in enumerate(names) if "Resize" in name]
+    loaded = [index for index, name in enumerate(names) if "LoadAnnotations" in name]
+    return min(loaded) > max(resized) if resized and loaded else None
 
 
 def _scales(pipeline: Any) -> Iterator[tuple[int, int]]:

@@ -13,11 +13,14 @@ from mmengine.config import Config
 
 from pvt_mm.config.loading import walk
 from pvt_mm.data.checks import Finding
-from pvt_mm.data.dataset_sources import Source
+from pvt_mm.data.dataset_sources import Source, labels_come_last
 from pvt_mm.errors import UserError
 from pvt_mm.wording import some
 
 __all__ = ["check_evaluators"]
+
+# Metrics that compare with the labels that the pipeline loads, others read the files.
+OF_THE_PIPELINE = ("VOCMetric", "IoUMetric", "SemSegMetric")
 
 
 def _files(cfg: Config, split: str) -> Iterator[str]:
@@ -36,7 +39,7 @@ def _files(cfg: Config, split: str) -> Iterator[str]:
 
 
 def check_evaluators(cfg: Config, split: str, sources: Sequence[Source]) -> Iterator[Finding]:
-    """Check that a split's evaluators score against the data sets that are tested.
+    """Check that a split's evaluators score against the labels of the data sets that are tested.
 
     Args:
         cfg: The whole config.
@@ -49,10 +52,21 @@ def check_evaluators(cfg: Config, split: str, sources: Sequence[Source]) -> Iter
     Raises:
         UserError: If an evaluator's file is missing.
     """
+    yield from _check_order(cfg, split, sources)
     files = list(_files(cfg, split))
     if sources and all(source.is_coco and source.reads_coco for source in sources):
         for path in files:
             yield from _check_file(path, sources)
+
+
+def _check_order(cfg: Config, split: str, sources: Sequence[Source]) -> Iterator[Finding]:
+    """Check that labels are left as they are: predictions are scaled back to the image's size."""
+    kinds = [str(node.get("type")) for _, node in walk(cfg.get(f"{split}_evaluator"))]
+    metrics = [kind for kind in kinds if kind.rpartition(".")[2] in OF_THE_PIPELINE]
+    for source in sources if metrics else ():
+        if labels_come_last(source.dataset) is False:
+            found = f"LoadAnnotations stands before a Resize, and {metrics[0]} scores what it loads"
+            yield Finding("evaluator-labels", found, source.name)
 
 
 def _check_file(path: str, sources: Sequence[Source]) -> Iterator[Finding]:

@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
 
+from pvt_mm.data.dataset_sources import labels_come_last
 from pvt_mm.data.sample_checks import check_masks, describe
 from pvt_mm.data.targets import initialise
 from pvt_mm.files import replacing
@@ -44,7 +45,7 @@ def draw_input(item: Mapping[str, Any], dataset: BaseDataset, cfg: Config) -> np
         pixels = np.repeat(pixels[..., :1], 3, axis=2)
     if not cfg.model.get("data_preprocessor", {}).get("bgr_to_rgb", True):
         pixels = pixels[..., ::-1]
-    if _labels_come_last(dataset):
+    if labels_come_last(dataset):
         height, width = sample.get("img_shape", pixels.shape)[:2]
         size = tuple(sample.ori_shape[1::-1])
         pixels = cv2.resize(np.ascontiguousarray(pixels[:height, :width]), size)

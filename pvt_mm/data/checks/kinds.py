@@ -167,6 +167,11 @@ KINDS: dict[str, Kind] = {
         "the data set's own images (by id and file name), objects, and classes in their order",
         "set the evaluator's ann_file to the file of the data set that is tested",
     ),
+    "evaluator-labels": Kind(
+        ERROR,
+        "labels in the size of the image, to which predictions are scaled back",
+        "put LoadAnnotations behind the transforms that change the image's size",
+    ),
     "class-weight": Kind(
         ERROR,
         "a weight for each class of the head, in their order",
