@@ -7,7 +7,6 @@ resizing, which are below one percent.
 
 from __future__ import annotations
 
-import copy
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,11 +15,11 @@ from functools import partial
 import torch
 from mmengine.analysis import FlopAnalyzer
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, DefaultScope
+from mmengine.registry import MODELS
 from torch import Tensor, nn
 
 from pvt_mm.archs import ARCHS
+from pvt_mm.config.models import build_model
 
 MASKS = 100
 
@@ -103,12 +102,7 @@ def config_complexity(cfg: Config, shape: tuple[int, int]) -> Complexity:
         cfg: A config of mmdet or mmseg.
         shape: Height and width of the image in pixels.
     """
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
-        model_cfg = copy.deepcopy(cfg.model)  # some heads change their config
-        if "data_preprocessor" in model_cfg:
-            model_cfg.data_preprocessor = None  # not counted, and may need other packages
-        model = MODELS.build(model_cfg)
-    model = revert_sync_batchnorm(model)
+    model = build_model(cfg, preprocess=False)
     image = torch.zeros(1, 3, *shape)
     if cfg.get("default_scope") == "mmdet":
         model.forward = partial(model.forward, data_samples=[_detection_sample(shape)])

@@ -13,7 +13,8 @@ from prettytable import PrettyTable
 from pvt_mm.archs import ARCHS
 from pvt_mm.backbones.pvt import MIN_SIZE
 from pvt_mm.cli import CommandLine
-from pvt_mm.config.loading import is_segmentation, load_config
+from pvt_mm.config.loading import load_config
+from pvt_mm.config.models import usual_shape
 from pvt_mm.costs.complexity import Complexity, build_arch, complexity, config_complexity
 from pvt_mm.costs.kept import activation_bytes
 from pvt_mm.errors import UserError, run_tool
@@ -22,7 +23,7 @@ __all__ = ["TABLE_SHAPES", "arch_name", "arch_table", "main", "measure"]
 
 # Height and width: ImageNet's, ADE20K's crop, COCO's usual one.
 TABLE_SHAPES = ((224, 224), (512, 512), (800, 1280))
-ARCH_SHAPE, SEGMENTATION_SHAPE, DETECTION_SHAPE = TABLE_SHAPES
+ARCH_SHAPE, _, DETECTION_SHAPE = TABLE_SHAPES
 
 
 def arch_name(name: str) -> str | None:
@@ -65,7 +66,7 @@ def measure(
             f"{target} is neither a config file nor an architecture; those are {', '.join(ARCHS)}"
         )
     cfg = load_config(_packaged(target), options)
-    shape = shape or (SEGMENTATION_SHAPE if is_segmentation(cfg) else DETECTION_SHAPE)
+    shape = shape or usual_shape(cfg, DETECTION_SHAPE)
     return shape, config_complexity(cfg, shape)
 
 

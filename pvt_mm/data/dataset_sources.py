@@ -5,9 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from numbers import Real
 from pathlib import Path
-from typing import Any
 
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
@@ -15,6 +13,7 @@ from mmengine.registry import DATASETS
 
 from pvt_mm.config.kinds import dataset_configs
 from pvt_mm.config.loading import walk
+from pvt_mm.config.models import scales_of
 from pvt_mm.data.checks import CocoFile, Findings, ImageReader, LabelReader, check_coco
 from pvt_mm.data.padding import least_side
 from pvt_mm.errors import UserError
@@ -92,7 +91,12 @@ class Source:
     def image_reader(self) -> ImageReader:
         """How the pipeline reads images."""
         loads = self._transform("LoadImageFromFile")
-        sides = [max(scale) for scale in _scales(self.config.get("pipeline", ()))]
+        sides = [
+            max(scale)
+            for _, step in walk(list(self.config.get("pipeline", ())))
+            if "Resize" in str(step.get("type")) and step.get("keep_ratio")
+            for scale in scales_of(step)
+        ]
         return ImageReader(
             color_type=loads.get("color_type", "color"),
             backend=loads.get("imdecode_backend", "cv2"),
@@ -178,18 +182,3 @@ def labels_come_last(dataset: BaseDataset) -> bool | None:
     resized = [index for index, name in enumerate(names) if "Resize" in name]
     loaded = [index for index, name in enumerate(names) if "LoadAnnotations" in name]
     return min(loaded) > max(resized) if resized and loaded else None
-
-
-def _scales(pipeline: Any) -> Iterator[tuple[int, int]]:
-    """Yield the sizes to which a pipeline may resize, keeping the ratio of the sides."""
-    for _, node in walk(list(pipeline)):
-        if "Resize" not in str(node.get("type")) or not node.get("keep_ratio"):
-            continue
-        found = node.get("scales") or node.get("scale")
-        for scale in found if _is_sequence(found) and all(map(_is_sequence, found)) else [found]:
-            if _is_sequence(scale) and len(scale) == 2 and all(isinstance(s, Real) for s in scale):
-                yield tuple(scale)
-
-
-def _is_sequence(value: Any) -> bool:
-    return isinstance(value, (list, tuple))

@@ -9,18 +9,13 @@ from pathlib import Path
 from typing import Any
 
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.runner import CheckpointLoader
 from torch import nn
 
 from pvt_mm.cli import BooleanOptionalAction, CommandLine
-from pvt_mm.config.loading import (
-    drop_pretrained,
-    is_classification,
-    is_segmentation,
-    load_config,
-)
+from pvt_mm.config.loading import drop_pretrained, load_config
+from pvt_mm.config.models import build_model, usual_shape
 from pvt_mm.errors import UserError, run_tool
 from pvt_mm.export.calibration import calibration_of
 from pvt_mm.export.check import can_check, compare
@@ -34,7 +29,7 @@ from pvt_mm.training.preflight import check_checkpoint
 __all__ = ["main", "run_export"]
 
 PARTS = ("model", "backbone")
-CLASSIFICATION_SHAPE, SEGMENTATION_SHAPE, DETECTION_SHAPE = (224, 224), (512, 512), (800, 1344)
+DETECTION_SHAPE = (800, 1344)
 # Batch, height and width at which a file of any size is checked.
 CHECKED = ((1, 224, 224), (2, 192, 256), (1, 256, 160))
 # Where equal outputs show nothing.
@@ -95,7 +90,7 @@ def run_export(
         CheckpointError: If the checkpoint cannot be fetched or loaded.
     """
     cfg = load_config(config, cfg_options)
-    size = tuple(shape) if shape else _shape(cfg)
+    size = tuple(shape) if shape else usual_shape(cfg, DETECTION_SHAPE)
     check_request(format, size, opset, dtype)
     if check and not can_check(format):
         raise UserError("--check needs onnxruntime: pip install onnxruntime")
@@ -133,7 +128,7 @@ def load_exportable(cfg: Config, checkpoint: str, part: str, logits: bool) -> Ex
     check_checkpoint(checkpoint, "checkpoint")
     init_default_scope(cfg.get("default_scope", "mmengine"))
     drop_pretrained(cfg.model, f"{checkpoint} holds the whole model")
-    model = revert_sync_batchnorm(MODELS.build(cfg.model)).eval()
+    model = build_model(cfg).eval()
     if part == "backbone":
         exportable = backbone_exportable(model.backbone)
     else:
@@ -148,12 +143,6 @@ def _load(model: nn.Module, path: str) -> Mapping[str, Any]:
     checkpoint = CheckpointLoader.load_checkpoint(path, map_location="cpu", logger="silent")
     load_matching(model, checkpoint, path)
     return checkpoint.get("meta") or {}
-
-
-def _shape(cfg: Config) -> tuple[int, int]:
-    if is_classification(cfg):
-        return CLASSIFICATION_SHAPE
-    return SEGMENTATION_SHAPE if is_segmentation(cfg) else DETECTION_SHAPE
 
 
 def _check_int8(dtype: str, calibrate: Sequence[str], max_drop: float | None, part: str) -> None:

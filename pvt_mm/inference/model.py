@@ -13,13 +13,12 @@ from typing import Any
 
 import torch
 from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, DefaultScope
 from torch import nn
 
 from pvt_mm.checkpoints import CheckpointError
 from pvt_mm.checkpoints.schemes import read_once
 from pvt_mm.config.loading import is_classification, is_segmentation, load_config, walk
+from pvt_mm.config.models import build_model
 from pvt_mm.data.dataset_sources import Source, sources
 from pvt_mm.devices import choose_dtype
 from pvt_mm.errors import UserError
@@ -98,9 +97,7 @@ def load_model(
     content = read_once(path)
     if not isinstance(content, dict):
         raise CheckpointError(f"{path} holds no state dict, but a {type(content).__name__}")
-    scope = "mmseg" if is_segmentation(cfg) else "mmdet"
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", scope)):
-        network = revert_sync_batchnorm(MODELS.build(cfg.model))
+    network = build_model(cfg)
     load_matching(network, content, path)
     accelerate(network)
     network.to(device).eval()
@@ -111,7 +108,7 @@ def load_model(
     class_names, colours = _classes(content, source, cfg)
     return LoadedModel(
         network=network,
-        scope=scope,
+        scope="mmseg" if is_segmentation(cfg) else "mmdet",
         source=source,
         class_names=class_names,
         palette=palette_of(colours, len(class_names)),
@@ -126,15 +123,13 @@ def _exported(
     """Take an exported file for the network."""
     if device.type != "cpu":
         raise UserError(f"{path}: exported files run on the CPU; --device cpu")
-    scope = "mmseg" if is_segmentation(cfg) else "mmdet"
     iou_threshold, found = _iou_threshold(cfg), cfg.copy()
     use_exported(cfg, path, dtype)
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", scope)):
-        network = MODELS.build(cfg.model).eval()
+    network = build_model(cfg).eval()
     class_names, colours = _classes({"meta": network.session.metadata}, source, found)
     return LoadedModel(
         network=network,
-        scope=scope,
+        scope="mmseg" if is_segmentation(cfg) else "mmdet",
         source=source,
         class_names=class_names,
         palette=palette_of(colours, len(class_names)),

@@ -13,6 +13,7 @@ from mmengine.dataset import Compose
 from mmengine.fileio import get
 from mmengine.registry import DefaultScope
 
+from pvt_mm.config.models import scales_of
 from pvt_mm.data.checks.images import decode
 from pvt_mm.data.dataset_sources import Source
 from pvt_mm.errors import UserError
@@ -115,7 +116,6 @@ def _name(step: Mapping) -> str:
 def _shorter_side(steps: list[dict]) -> int | None:
     """Return the side of a square that the pipeline leaves as large as it is, if it resizes."""
     for step in steps:
-        scale = step.get("scale")
-        if "Resize" in _name(step) and isinstance(scale, (list, tuple)) and len(scale) == 2:
-            return min(scale)
+        if "Resize" in _name(step) and (scales := scales_of(step)):
+            return min(scales[0])
     return None

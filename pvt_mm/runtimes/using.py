@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 from mmengine.config import Config, ConfigDict
 
-from pvt_mm.config.loading import is_classification, is_segmentation, walk
+from pvt_mm.config.loading import walk
+from pvt_mm.config.models import task_of
 from pvt_mm.errors import UserError
 from pvt_mm.runtimes.sessions import Session, open_session
 
@@ -84,9 +85,5 @@ def check_fits(cfg: Config, session: Session) -> None:
 
 
 def _task(cfg: Config) -> str:
-    if is_classification(cfg):
-        return "classification"
-    if is_segmentation(cfg):
-        return "segmentation"
     roi_head: Mapping[str, Any] = cfg.model.get("roi_head") or {}
-    return "instances" if roi_head.get("mask_head") else "detection"
+    return "instances" if roi_head.get("mask_head") else task_of(cfg)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from importlib import import_module
 from typing import Any
 
@@ -10,14 +10,14 @@ import numpy as np
 import torch
 from mmengine.config import Config
 from mmengine.logging import MMLogger
-from mmengine.model import revert_sync_batchnorm
 from mmengine.optim import OptimWrapper, build_optim_wrapper
-from mmengine.registry import MODELS, init_default_scope
+from mmengine.registry import init_default_scope
 from mmengine.structures import PixelData
 from torch import nn
 
 from pvt_mm.backbones.arguments import resolve_arch
 from pvt_mm.config.loading import drop_pretrained, is_segmentation, load_config, walk
+from pvt_mm.config.models import build_model, scales_of
 from pvt_mm.costs.benchmark.case import Case
 from pvt_mm.costs.benchmark.contenders import Unavailable, mmdet_arguments
 from pvt_mm.costs.benchmark.steps import autocast
@@ -57,7 +57,7 @@ def prepare_config(contender: str, case: Case) -> Workload:
     elif case.with_cp:
         cfg.model.backbone.with_cp = True
     _leave_amp_to_the_case(cfg)
-    model = revert_sync_batchnorm(MODELS.build(cfg.model)).to(case.device)
+    model = build_model(cfg).to(case.device)
     model.init_weights()
     if case.dtype == "bfloat16":
         float32_boxes(model)  # as a training in bfloat16 does
@@ -151,20 +151,13 @@ def input_shape(cfg: Config, mode: str) -> tuple[int, int]:
     for _, node in walk(loader.dataset.pipeline, "pipeline"):  # what comes last decides
         if node.get("type") == "RandomCrop":
             size = tuple(node["crop_size"])
-        elif scale := node.get("scale") or node.get("scales"):
-            long, short = max(_numbers(scale)), min(_numbers(scale))
+        elif scales := scales_of(node):
+            long, short = max(scales[-1]), min(scales[-1])
             factor = min(long / 4, short / 3)
             size = round(3 * factor), round(4 * factor)
     if size is None:
         raise UserError("the config's pipeline names no size; give one by --shape HEIGHT WIDTH")
     return -(-size[0] // STRIDE) * STRIDE, -(-size[1] // STRIDE) * STRIDE
-
-
-def _numbers(value: Any) -> Sequence[int]:
-    """The last pair of numbers in nested lists of scales."""
-    while isinstance(value[0], Sequence):
-        value = value[-1]
-    return value
 
 
 def synthetic_batch(cfg: Config, shape: tuple[int, int], batch: int) -> dict[str, list]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,9 +9,6 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from mmengine.config import Config
-from mmengine.model import revert_sync_batchnorm
-from mmengine.registry import MODELS, DefaultScope
 from torch import Tensor, nn
 
 from pvt_mm.backbones.block import Block
@@ -20,7 +16,7 @@ from pvt_mm.costs.kept import kept_storages
 from pvt_mm.costs.memory.modes import GPUOperators, SoftmaxInputs
 from pvt_mm.errors import UserError
 
-__all__ = ["Activations", "NotCounted", "build_on_meta", "count_activations"]
+__all__ = ["Activations", "NotCounted", "count_activations"]
 
 DEFORMABLE = "MultiScaleDeformableAttention"  # by name: a classifier is counted without mmcv
 
@@ -52,23 +48,13 @@ class Activations:
         return self.kept - inside + self.block_inputs
 
 
-def build_on_meta(cfg: Config) -> nn.Module:
-    """Build a config's model without memory for its parameters, in training mode."""
-    with DefaultScope.overwrite_default_scope(cfg.get("default_scope", "mmengine")):
-        model_cfg = copy.deepcopy(cfg.model)
-        if "data_preprocessor" in model_cfg:
-            model_cfg.data_preprocessor = None
-        model = MODELS.build(model_cfg)
-    return revert_sync_batchnorm(model).to("meta").train()
-
-
 def count_activations(
     model: nn.Module, shape: tuple[int, int], batch: int, amp: bool = False
 ) -> Activations:
     """Run a model forward on meta tensors, as far as its losses, and add up what is kept.
 
     Args:
-        model: What :func:`build_on_meta` returned.
+        model: In training mode, on the meta device.
         shape: Height and width of the images in pixels.
         batch: Images.
         amp: Whether to count mixed precision.

@@ -11,12 +11,8 @@ from mmengine.config import Config
 from prettytable import PrettyTable
 
 from pvt_mm.cli import CommandLine, Namespace
-from pvt_mm.config.loading import (
-    is_classification,
-    is_segmentation,
-    load_config,
-    walk,
-)
+from pvt_mm.config.loading import load_config, walk
+from pvt_mm.config.models import scales_of, task_of, usual_shape
 from pvt_mm.costs.measured import measured
 from pvt_mm.costs.memory.activations import NotCounted
 from pvt_mm.costs.memory.estimate import GIB, Estimate, estimate
@@ -52,10 +48,8 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def train_shape(cfg: Config) -> tuple[int, int]:
     """Tell the height and width of the largest images that a recipe trains on, in pixels."""
-    if is_classification(cfg):
-        return 224, 224
-    if is_segmentation(cfg):
-        return 512, 512
+    if task_of(cfg) != "detection":
+        return usual_shape(cfg, COCO_SCALE)
     pipelines = [node["pipeline"] for _, node in walk(cfg.train_dataloader) if "pipeline" in node]
     scales = [scale for pipeline in pipelines for scale in _scales(pipeline)]
     short, long = sorted(max(scales, default=COCO_SCALE, key=math.prod))
@@ -67,8 +61,7 @@ def _scales(pipeline: Sequence[Mapping[str, Any]]) -> list[Sequence[int]]:
     for step in reversed(pipeline):
         if step.get("type") == "RandomChoice":
             return [scale for branch in step["transforms"] for scale in _scales(branch)]
-        scales = step.get("scales") or [step.get("scale")]
-        if scales := [scale for scale in scales if isinstance(scale, (list, tuple))]:
+        if scales := scales_of(step):
             return scales
     return []
 

@@ -8,7 +8,8 @@ from mmengine.config import Config
 from torch import nn
 
 from pvt_mm.backbones.block import Block
-from pvt_mm.costs.memory.activations import build_on_meta, count_activations
+from pvt_mm.config.models import build_model
+from pvt_mm.costs.memory.activations import count_activations
 from pvt_mm.training.amp import is_amp
 
 __all__ = ["OVERHEAD", "Estimate", "estimate"]
@@ -67,7 +68,7 @@ def estimate(
     if amp is None:
         amp = is_amp(wrapper)
     recomputes = _pop_recompute(cfg)
-    model = build_on_meta(cfg)
+    model = build_model(cfg, preprocess=False).to("meta").train()
     counted = count_activations(model, shape, batch, amp)
     kept = counted.recomputed if recomputes else counted.kept
     if keeps_softmax_inputs:
