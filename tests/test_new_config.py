@@ -190,10 +190,10 @@ def test_a_new_config_trains_and_draws(model, prepared, tmp_path, monkeypatch):
     ("model", "data"),
     [
         ("dino", "retinanet"),
-        ("cascade_mask_rcnn", "mask_rcnn"),
+        pytest.param("cascade_mask_rcnn", "mask_rcnn", marks=pytest.mark.exhaustive),
         ("mask2former", "mask_rcnn"),
-        ("segformer", "semantic_fpn"),
-        ("mask2former_semantic", "semantic_fpn"),
+        pytest.param("segformer", "semantic_fpn", marks=pytest.mark.exhaustive),
+        pytest.param("mask2former_semantic", "semantic_fpn", marks=pytest.mark.exhaustive),
     ],
 )
 def test_a_new_config_of_another_recipe_trains(model, data, prepared, tmp_path, monkeypatch):

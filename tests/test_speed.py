@@ -55,7 +55,11 @@ def test_compiled_backbone_takes_every_size(backbone):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize(
+    "dtype",
+    [torch.float32, pytest.param(torch.bfloat16, marks=pytest.mark.exhaustive)],
+    ids=str,
+)
 def test_compiled_inference_predicts_the_same(dtype):
     """By PyTorch's own compiler, with weights laid out once."""
     torch.manual_seed(0)
