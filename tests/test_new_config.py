@@ -46,6 +46,15 @@ def new_config(prepared, tmp_path, model, *options, data=None):
     return out
 
 
+def shortest(data):
+    """Options for one epoch or iteration, validated after it, in one process."""
+    iterations = "max_iters" if data == "semantic_fpn" else "max_epochs"
+    options = {f"train_cfg.{iterations}": 1, "train_cfg.val_interval": 1}
+    for split in ("train", "val"):
+        options |= {f"{split}_dataloader.{key}": 0 for key in ("num_workers", "persistent_workers")}
+    return options
+
+
 @pytest.mark.parametrize(
     ("model", "arch", "data"),
     [
@@ -139,7 +148,7 @@ def test_a_config_is_not_replaced_unasked(prepared, tmp_path, capsys):
     assert main([*words, "--overwrite"]) == 0
 
 
-# Images of 64 x 96 pixels are scaled into 224 x 224, of which the encoder gets 747 tokens.
+# Of 224 x 224 pixels the encoder gets 1045 tokens; of an image that only fits in, fewer than 900.
 def test_a_detector_of_queries_has_tokens_for_them(prepared, tmp_path):
     cfg = load_config(new_config(prepared, tmp_path, "dino", data="retinanet"))
     assert cfg.image_size == (224, 224)
@@ -155,10 +164,7 @@ def test_a_new_config_trains_and_draws(model, prepared, tmp_path, monkeypatch):
     arch = "dict(_delete_=True, embed_dims=(32, 64, 160, 256), depths=(1, 1, 1, 1))"
     with config.open("a") as file:
         file.write(f"model.update(backbone=dict(arch={arch}, init_cfg=None))\n")
-    iterations = "max_iters" if model == "semantic_fpn" else "max_epochs"
-    few = {f"train_cfg.{iterations}": 1, "train_cfg.val_interval": 1}
-    for split in ("train", "val"):
-        few |= {f"{split}_dataloader.{key}": 0 for key in ("num_workers", "persistent_workers")}
+    few = shortest(model)
     # Everything is a detection, so that a network which has learnt nothing has some.
     if model == "retinanet":
         few |= {"model.test_cfg.score_thr": 0.0, "model.test_cfg.max_per_img": 5}
@@ -199,10 +205,6 @@ def test_a_new_config_trains_and_draws(model, prepared, tmp_path, monkeypatch):
 def test_a_new_config_of_another_recipe_trains(model, data, prepared, tmp_path, monkeypatch):
     config = new_config(prepared, tmp_path, model, "--arch", "b2", data=data)
     monkeypatch.chdir(tmp_path)
-    few = {"model.backbone.arch": THIN, "model.backbone.init_cfg": None}
-    few["train_cfg.max_iters" if data == "semantic_fpn" else "train_cfg.max_epochs"] = 1
-    few["train_cfg.val_interval"] = 1
-    for split in ("train", "val"):
-        few |= {f"{split}_dataloader.{key}": 0 for key in ("num_workers", "persistent_workers")}
+    few = shortest(data) | {"model.backbone.arch": THIN, "model.backbone.init_cfg": None}
     run_train(config, cfg_options=few)
     assert list(Path("work_dirs/my_config").glob("best_*.pth"))

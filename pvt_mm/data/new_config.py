@@ -186,9 +186,10 @@ class Plan:
         changes = count_classes(model)
         if model["data_preprocessor"].get("batch_augments"):
             changes["data_preprocessor"] = {"batch_augments": "None"}  # a size of COCO's images
-        # Not all images fill the scale.
-        if picks_queries(model) and token_count(model, self.scale) < 1.5 * model["num_queries"]:
-            changes["num_queries"] = str(min(300, token_count(model, self.scale) // 2))
+        if picks_queries(model):
+            tokens = token_count(model, self.scale)
+            if tokens < 1.5 * model["num_queries"]:  # not all images fill the scale
+                changes["num_queries"] = str(min(300, tokens // 2))
         return ["model = dict(", *(f"    {key}={_as_dict(changes[key])}," for key in changes), ")"]
 
     def objects(self) -> list[str]:

@@ -16,6 +16,7 @@ from mmengine.runner import Runner
 from mmengine.structures import BaseDataElement
 
 from pvt_mm.config.loading import is_classification, is_segmentation
+from pvt_mm.config.models import task_of
 from pvt_mm.errors import UserError
 from pvt_mm.files import unique_stem
 from pvt_mm.results import draw_sample
@@ -142,8 +143,7 @@ def save_predictions(cfg: Config, out: str) -> None:
             if str(metric.get("type")).endswith("IoUMetric"):
                 metric["output_dir"] = str(path)
     elif not is_pickle:
-        task = "classification" if is_classification(cfg) else "detection"
-        raise UserError(f"--out {out}: {task} writes one pickle file; name it *.pkl")
+        raise UserError(f"--out {out}: {task_of(cfg)} writes one pickle file; name it *.pkl")
     elif is_classification(cfg):
         evaluators.append({"type": "mmengine.DumpResults", "out_file_path": str(path)})
     else:

@@ -40,7 +40,7 @@ __all__ = ["FORMATS", "MARKER", "Prepared", "prepare_data"]
 
 FORMATS = ("coco", "voc", "yolo", "labelme", "masks")
 MARKER = "prepared.json"
-# Of cameras and phones; neither OpenCV nor Pillow reads them as they come.
+# Of cameras and phones; not every OpenCV and Pillow reads them.
 UNREAD = (".heic", ".heif", ".avif", ".dng", ".cr2", ".cr3", ".nef", ".arw")
 
 
