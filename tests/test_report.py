@@ -14,7 +14,7 @@ import cv2
 import numpy as np
 import pytest
 import torch
-from mmengine.fileio import dump
+from mmengine.fileio import dump, load
 from pycocotools import mask as coco_masks
 
 from pvt_mm.reporting.confusion import Confusion, most_confused, plot_confusion, worst_pairs
@@ -34,6 +34,16 @@ test_dataloader = dict(dataset=dict(
     test_mode=True, metainfo=metainfo, pipeline=[dict(type="LoadImageFromFile")]))
 test_evaluator = dict(
     type="CocoMetric", ann_file={root!r} + "/truth.json", metric={metric!r})
+"""
+VOC = """
+default_scope = "mmdet"
+model = dict(type="RetinaNet")
+test_dataloader = dict(dataset=dict(
+    type="VOCDataset", data_root={root!r}, ann_file="VOC2007/ImageSets/Main/test.txt",
+    data_prefix=dict(sub_data_root="VOC2007/"), test_mode=True, metainfo=dict(
+        classes={classes!r}, palette=[(200, 0, 0), (0, 200, 0), (0, 0, 200)]),
+    pipeline=[dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_bbox=True)]))
+test_evaluator = dict(type="VOCMetric", metric="mAP", eval_mode={mode!r}, iou_thrs={ious!r})
 """
 SEGMENTOR = """
 default_scope = "mmseg"
@@ -187,6 +197,34 @@ FOUND = (
 )
 
 
+def on_voc(path, found, mode="11points", ious=0.5, difficult=()):
+    """The same run, on Pascal VOC's files; ``difficult`` lists pairs of an image and a class."""
+    run = detection(path / "coco", ("cat", "dog", "cow"), found)
+    samples = load(run / "predictions.pkl")
+    run = work_dir(path / "voc", VOC, ("cat", "dog", "cow"), {}, mode=mode, ious=ious)
+    root = run / "data" / "VOC2007"
+    for folder in ("JPEGImages", "Annotations", "ImageSets/Main"):
+        (root / folder).mkdir(parents=True)
+    for sample in samples:
+        stem = sample["img_path"].rpartition("/")[2].partition(".")[0]
+        sample.update(img_id=stem, img_path=str(root / "JPEGImages" / f"{stem}.jpg"))
+        blank(sample["img_path"])
+        objects = "".join(
+            f"<object><name>{name}</name>"
+            f"<difficult>{int((int(stem), name) in difficult)}</difficult>"
+            f"<bndbox><xmin>{x + 1}</xmin><ymin>{y + 1}</ymin>"  # pixels from 1 on
+            f"<xmax>{x + w + 1}</xmax><ymax>{y + h + 1}</ymax></bndbox></object>"
+            for name, (x, y, w, h) in zip(("cat", "dog", "cow"), BOXES, strict=True)
+        )
+        (root / "Annotations" / f"{stem}.xml").write_text(
+            f"<annotation><size><width>{SIDE}</width><height>{SIDE}</height></size>{objects}"
+            "</annotation>"
+        )
+    (root / "ImageSets" / "Main" / "test.txt").write_text("1\n2\n")
+    dump(samples, run / "predictions.pkl")
+    return run
+
+
 def report(run, *options):
     assert main([str(run), *map(str, options)]) == 0
     return Page((run / "report.html").read_text())
@@ -213,6 +251,34 @@ def test_detection_counts_what_was_planted(tmp_path):
     assert "1.png: 1.000. 3 of 3 found" in text
     assert text.index("2.png") < text.index("1.png")  # the worst ones come first
     assert len(page.pictures("image/jpeg")) == 4
+
+
+@pytest.mark.parametrize(("mode", "half"), [("11points", 6 / 11), ("area", 0.5)])
+def test_pascal_voc_is_scored_as_its_metric_scores_it(tmp_path, mode, half):
+    page = report(on_voc(tmp_path, FOUND, mode, [0.5, 0.75]))
+    # AP of class 0: one of two objects, found first, so precision is 1 up to recall 0.5.
+    assert page.table("class") == [
+        ["cat", f"{half:.3f}", f"{half:.3f}", "2", "1", "0"],
+        ["dog", "1.000", "1.000", "2", "0", "1"],
+        ["cow", "1.000", "1.000", "2", "1", "0"],
+    ]
+    text = "".join(page.texts)
+    assert re.search(rf"VOC AP50\s+{(2 + half) / 3:.3f}", text)
+    assert page.table("true") == [
+        ["cat", "dog", "1", "50.0%"],
+        ["cow", "(nothing)", "1", "50.0%"],
+    ]
+    assert len(page.pictures("image/jpeg")) == 4
+
+
+def test_what_pascal_voc_calls_difficult_does_not_count(tmp_path):
+    page = report(on_voc(tmp_path, FOUND, difficult=[(1, "cat"), (2, "cat"), (2, "cow")]))
+    assert page.table("class") == [
+        ["cat", "\N{EN DASH}", "0", "0", "0"],
+        ["dog", "1.000", "2", "0", "1"],
+        ["cow", "1.000", "1", "0", "0"],
+    ]
+    assert "the annotations have no object of cat" in "".join(page.texts)
 
 
 def test_run_metrics_and_curves(tmp_path):

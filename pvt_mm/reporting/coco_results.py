@@ -8,7 +8,6 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from mmdet.datasets import CocoDataset
 from mmdet.datasets.api_wrappers import COCO, COCOeval
 from mmdet.evaluation import CocoMetric
 from mmengine.fileio import load
@@ -23,16 +22,18 @@ class CocoResults:
     """Predictions beside the annotations of their test set; pycocotools prints what it does.
 
     Args:
-        dataset: The test set.
+        truth: The annotations.
+        cat_ids: The identities of the classes, in their order.
         metric: The metric whose settings decide what AP is.
         samples: The predictions, one dict for each image.
     """
 
     def __init__(
-        self, dataset: CocoDataset, metric: CocoMetric, samples: Sequence[Mapping]
+        self, truth: COCO, cat_ids: Sequence[int], metric: CocoMetric, samples: Sequence[Mapping]
     ) -> None:
-        self.dataset, self.metric = dataset, metric
-        self.truth = COCO(dataset.ann_file)
+        self.truth, self.cat_ids, self.metric = truth, list(cat_ids), metric
+        self.label_of = {key: label for label, key in enumerate(self.cat_ids)}
+        metric.cat_ids = self.cat_ids
         self.found = self._read(samples)
 
     @property
@@ -41,21 +42,21 @@ class CocoResults:
         return "segm" in self.found
 
     @cached_property
-    def precisions(self) -> dict[str, np.ndarray]:
-        """Precision by IoU, recall and class; -1 where there is no object.
+    def average_precisions(self) -> dict[str, np.ndarray]:
+        """AP by class, ``(classes,)``; nan where there is no object.
 
-        Its mean, without those, is AP. The names are such as ``box AP50``.
+        The names are such as ``box AP50``.
         """
         named = {}
         for kind in self.found:
             evaluation = self._evaluate(kind, self.metric.iou_thrs)
             evaluation.accumulate()
-            precision = evaluation.eval["precision"][:, :, :, 0, -1]
-            named[f"{KINDS[kind]} AP"] = precision
+            precision = evaluation.eval["precision"][:, :, :, 0, -1]  # IoU, recall, class
+            named[f"{KINDS[kind]} AP"] = _by_class(precision)
             for name, iou in NAMED_IOUS.items():
                 at = np.isclose(self.metric.iou_thrs, iou)
                 if at.any():
-                    named[f"{KINDS[kind]} {name}"] = precision[at]
+                    named[f"{KINDS[kind]} {name}"] = _by_class(precision[at])
         return named
 
     def match(self, iou: float, classwise: bool = True) -> COCOeval:
@@ -98,10 +99,15 @@ class CocoResults:
     def _evaluate(self, kind: str, ious: Sequence[float], classwise: bool = True) -> COCOeval:
         evaluation = COCOeval(self.truth, self.found[kind], kind)
         params = evaluation.params
-        params.catIds, params.imgIds = self.dataset.cat_ids, self.truth.get_img_ids()
+        params.catIds, params.imgIds = self.cat_ids, self.truth.get_img_ids()
         params.maxDets = list(self.metric.proposal_nums)
         params.iouThrs = np.asarray(ious)
         params.areaRng, params.areaRngLbl = params.areaRng[:1], params.areaRngLbl[:1]
         params.useCats = int(classwise)
         evaluation.evaluate()
         return evaluation
+
+
+def _by_class(precision: np.ndarray) -> np.ndarray:
+    """Average over IoUs and recalls; -1 marks classes without objects."""
+    return np.where((precision > -1).any((0, 1)), precision.mean((0, 1)), np.nan)

@@ -1,4 +1,4 @@
-"""A detector's predictions against the annotations, by pycocotools."""
+"""A detector's predictions against the annotations, by pycocotools and mmdet's metrics."""
 
 from __future__ import annotations
 
@@ -8,8 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from mmdet.datasets.api_wrappers import COCOeval
-from mmdet.evaluation import CocoMetric
+from mmdet.datasets.api_wrappers import COCO
 from mmdet.registry import METRICS
 from mmengine.config import Config
 from mmengine.dataset import BaseDataset
@@ -26,6 +25,7 @@ from pvt_mm.reporting.evaluation import (
     check_same_images,
 )
 from pvt_mm.reporting.predictions import read_detections
+from pvt_mm.reporting.voc_results import VocResults
 from pvt_mm.training.evidence import doubts_of_objects
 
 __all__ = ["evaluate_detections"]
@@ -43,26 +43,21 @@ def evaluate_detections(cfg: Config, path: Path) -> Evaluation:
         path: What ``tools/test.py --out`` wrote.
 
     Raises:
-        UserError: If they don't fit each other, or the test set is not COCO's.
+        UserError: If they don't fit each other, or nothing here reads the test set or its metric.
     """
     samples = read_detections(path)
     dataset = build_test_set(cfg)
-    if not hasattr(dataset, "cat_ids"):
-        raise UserError(
-            f"the page can only evaluate COCO data, not {type(dataset).__name__}; "
-            "tools/prepare_data.py writes Pascal VOC and others as COCO"
-        )
     infos = [dataset.get_data_info(index) for index in range(len(dataset))]
     check_same_images(path, map(_key, samples), map(_key, infos))
     classes = dataset.metainfo["classes"]
     _check_labels(path, samples, len(classes))
-    results = CocoResults(dataset, _metric(cfg, dataset), samples)
-    by_class, by_image = _tally(results.match(IOU), dataset)
+    results = _results(cfg, dataset, infos, samples)
+    by_class, by_image = _tally(results)
     by_id = {sample["img_id"]: sample for sample in samples}
     return Evaluation(
-        metrics={name: _mean(precision) for name, precision in results.precisions.items()},
-        table=_table(classes, by_class, results.precisions),
-        confusion=_confusion(results.match(IOU, classwise=False), dataset),
+        metrics={name: _mean(each) for name, each in results.average_precisions.items()},
+        table=_table(classes, by_class, results.average_precisions),
+        confusion=_confusion(results, classes),
         images=list(_ranked(infos, by_image, classes)),
         score_name=f"F1 at IoU {IOU} and score {SCORE}",
         doubts=list(doubts_of_objects(classes, *_counts(results, by_class))),
@@ -73,7 +68,7 @@ def evaluate_detections(cfg: Config, path: Path) -> Evaluation:
 def _counts(results: CocoResults, by_class: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Count detections of any score, and objects, by class."""
     found = Counter(entry["category_id"] for entry in results.found["bbox"].anns.values())
-    return np.array([found[key] for key in results.dataset.cat_ids]), by_class[:, :2].sum(1)
+    return np.array([found[key] for key in results.cat_ids]), by_class[:, :2].sum(1)
 
 
 def _key(image: Mapping[str, Any]) -> str:
@@ -90,45 +85,52 @@ def _check_labels(path: Path, samples: Sequence[Mapping], classes: int) -> None:
             )
 
 
-def _metric(cfg: Config, dataset: BaseDataset) -> CocoMetric:
-    """Build the config's own metric, whose settings decide what AP is."""
+def _results(
+    cfg: Config, dataset: BaseDataset, infos: Sequence[Mapping], samples: Sequence[Mapping]
+) -> CocoResults:
+    """Build the config's own metric, whose settings decide what AP is, and evaluate with it."""
     evaluators = cfg.test_evaluator
     evaluators = evaluators if isinstance(evaluators, (list, tuple)) else [evaluators]
     for config in evaluators:
-        if str(config.get("type")).rpartition(".")[2] == "CocoMetric":
-            with METRICS.switch_scope_and_registry("mmdet") as registry:
-                metric = registry.build(config)
-            metric.cat_ids = dataset.cat_ids
-            return metric
-    raise UserError("the page needs a CocoMetric in the config's test_evaluator")
+        kind = str(config.get("type")).rpartition(".")[2]
+        if kind not in ("CocoMetric", "VOCMetric"):
+            continue
+        with METRICS.switch_scope_and_registry("mmdet") as registry:
+            metric = registry.build(config)
+        if kind == "VOCMetric":
+            return VocResults(dataset.metainfo["classes"], infos, metric, samples)
+        if hasattr(dataset, "cat_ids"):
+            return CocoResults(COCO(dataset.ann_file), dataset.cat_ids, metric, samples)
+        raise UserError(f"CocoMetric can't score a {type(dataset).__name__}; take VOCMetric")
+    raise UserError("the page needs a CocoMetric or VOCMetric in the config's test_evaluator")
 
 
-def _mean(precision: np.ndarray) -> float | None:
-    counted = precision[precision > -1]
+def _mean(by_class: np.ndarray) -> float | None:
+    counted = by_class[~np.isnan(by_class)]
     return float(counted.mean()) if counted.size else None
 
 
-def _tally(evaluation: COCOeval, dataset: BaseDataset) -> tuple[np.ndarray, dict[int, np.ndarray]]:
+def _tally(results: CocoResults) -> tuple[np.ndarray, dict[Any, np.ndarray]]:
     """Count objects found, objects missed and false boxes.
 
     Returns:
         ``(classes, 3)``, and the same for each image's identity.
     """
-    classes = len(dataset.cat_ids)
+    evaluation, classes = results.match(IOU), len(results.cat_ids)
     by_image = {image: np.zeros((classes, 3), int) for image in evaluation.params.imgIds}
     for entry in filter(None, evaluation.evalImgs):
         kept = (np.array(entry["dtScores"]) >= SCORE) & ~entry["dtIgnore"][0].astype(bool)
         right = kept & (entry["dtMatches"][0] > 0)
         objects = np.count_nonzero(~np.array(entry["gtIgnore"], bool))
         found = right.sum()
-        label = dataset.cat2label[entry["category_id"]]
+        label = results.label_of[entry["category_id"]]
         by_image[entry["image_id"]][label] = found, objects - found, kept.sum() - found
     return sum(by_image.values(), np.zeros((classes, 3), int)), by_image
 
 
-def _confusion(evaluation: COCOeval, dataset: BaseDataset) -> Confusion:
+def _confusion(results: CocoResults, classes: Sequence[str]) -> Confusion:
     """Match boxes and objects whatever their classes, the highest score first."""
-    labels = dataset.cat2label
+    evaluation, labels = results.match(IOU, classwise=False), results.label_of
     nothing = len(labels)
     counts = np.zeros((nothing + 1, nothing + 1), int)
     label_of = [
@@ -157,8 +159,7 @@ def _confusion(evaluation: COCOeval, dataset: BaseDataset) -> Confusion:
             left.discard(int(match))
         for key in left:
             counts[label_of[0][key], nothing] += 1
-    names = (*dataset.metainfo["classes"], BACKGROUND)
-    return Confusion(names, counts, "objects", background=True)
+    return Confusion((*classes, BACKGROUND), counts, "objects", background=True)
 
 
 def _table(
@@ -169,7 +170,7 @@ def _table(
     rows = [
         (
             name,
-            *(_mean(precision[..., label]) for precision in precisions.values()),
+            *(_mean(each[label : label + 1]) for each in precisions.values()),
             found + missed,
             missed,
             false,
@@ -184,7 +185,7 @@ def _table(
 
 
 def _ranked(
-    infos: Sequence[Mapping], by_image: Mapping[int, np.ndarray], classes: Sequence[str]
+    infos: Sequence[Mapping], by_image: Mapping[Any, np.ndarray], classes: Sequence[str]
 ) -> Iterator[ImageScore]:
     for index, info in enumerate(infos):
         counts = by_image[info["img_id"]]
