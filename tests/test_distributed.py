@@ -226,7 +226,9 @@ sys.exit(run_tool(recorded(work)))
 """
 
 
-@pytest.mark.parametrize("ranks", ["0", "1", "01"])
+@pytest.mark.parametrize(
+    "ranks", [pytest.param(ranks, marks=pytest.mark.exhaustive) for ranks in ("0", "1")] + ["01"]
+)
 def test_a_mistake_is_printed_once(tmp_path, ranks):
     tool = tmp_path / "tool.py"
     tool.write_text(TOOL.format(ranks=repr(tuple(ranks))))

@@ -163,7 +163,7 @@ Path({folder!r}, f"end_{{rank}}.txt").write_text(f"{{runner.iter}} {{weight}} {{
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bad", ["NAN", "ROOT_OF_ZERO"])
+@pytest.mark.parametrize("bad", ["NAN", pytest.param("ROOT_OF_ZERO", marks=pytest.mark.exhaustive)])
 @pytest.mark.parametrize("skip", [pytest.param(False, marks=pytest.mark.exhaustive), True])
 def test_all_processes_do_the_same(tmp_path, bad, skip):
     script = tmp_path / "worker.py"

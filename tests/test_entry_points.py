@@ -13,6 +13,7 @@ from mmengine.config import Config
 from mmengine.hooks import EMAHook
 
 from pvt_mm.checkpoints import safe_load
+from pvt_mm.config.loading import find_forked_mmseg
 from pvt_mm.data.demo import DemoSpec, make_demo_data
 from pvt_mm.training.declared import CUSTOM_HOOKS, declare
 from pvt_mm.training.divergence import DivergenceHook
@@ -108,6 +109,7 @@ def test_all_entry_points_give_the_same_checkpoint(tmp_path, config, changes, pa
 
 @pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.py")), ids=lambda path: path.stem)
 def test_configs_declare_what_our_tools_would_add(path):
+    find_forked_mmseg()  # OneDL's mmengine does not read `mmseg::` of OneDL's mmseg by itself
     cfg = Config.fromfile(str(path))
     kinds = [hook.type for hook in cfg.custom_hooks if hook.type.startswith("pvt_mm.")]
     assert kinds == list(CUSTOM_HOOKS)

@@ -99,8 +99,8 @@ def domains(path):
     ("version", "linear", "standard"),
     [
         (1, False, False),
-        (2, False, True),
         (2, True, False),
+        pytest.param(2, False, True, marks=pytest.mark.exhaustive),
         pytest.param(1, False, True, marks=pytest.mark.exhaustive),
         pytest.param(2, False, False, marks=pytest.mark.exhaustive),
         pytest.param(2, True, True, marks=pytest.mark.exhaustive),

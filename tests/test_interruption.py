@@ -102,7 +102,7 @@ def start(tmp_path):
     ("number", "to_all", "code"),
     [
         pytest.param(signal.SIGTERM, True, 143, id="SIGTERM to all processes"),
-        pytest.param(signal.SIGTERM, False, 143, id="SIGTERM", marks=pytest.mark.slow),
+        pytest.param(signal.SIGTERM, False, 143, id="SIGTERM", marks=pytest.mark.exhaustive),
         pytest.param(signal.SIGINT, True, 130, id="Ctrl-C", marks=pytest.mark.slow),
     ],
 )

@@ -71,7 +71,10 @@ def test_train(trained, checkpoint, packaged):
     assert checkpoint.is_file()
 
 
-@pytest.mark.parametrize("package", ["pvt_mm", pytest.param("mmdet", marks=pytest.mark.openmmlab)])
+@pytest.mark.parametrize(
+    "package",
+    ["pvt_mm", pytest.param("mmdet", marks=[pytest.mark.openmmlab, pytest.mark.exhaustive])],
+)
 def test_test(environment, work, packaged, checkpoint, package):
     # mmdet's mim looks for a bare name among mmdet's configs: it needs the path.
     config = DETECTOR if package == "pvt_mm" else packaged / "configs" / DETECTOR

@@ -197,7 +197,7 @@ def test_a_new_config_trains_and_draws(model, prepared, tmp_path, monkeypatch):
     [
         ("dino", "retinanet"),
         pytest.param("cascade_mask_rcnn", "mask_rcnn", marks=pytest.mark.exhaustive),
-        ("mask2former", "mask_rcnn"),
+        pytest.param("mask2former", "mask_rcnn", marks=pytest.mark.exhaustive),
         pytest.param("segformer", "semantic_fpn", marks=pytest.mark.exhaustive),
         pytest.param("mask2former_semantic", "semantic_fpn", marks=pytest.mark.exhaustive),
     ],

@@ -35,7 +35,10 @@ def run(code):
     return result.stdout
 
 
-@pytest.mark.parametrize(("cls", "arch"), [("PVT", "tiny"), ("PVTv2", "b0")])
+@pytest.mark.parametrize(
+    ("cls", "arch"),
+    [pytest.param("PVT", "tiny", marks=pytest.mark.exhaustive), ("PVTv2", "b0")],
+)
 @pytest.mark.parametrize("package", ["mmengine", "mmdet", "mmseg", "third"])
 def test_builds_by_string_in_a_fresh_process(package, cls, arch):
     before = THIRD if package == "third" else ""

@@ -150,7 +150,7 @@ STOPS = {
 CASES = [pytest.param(stop, 0, id=name) for name, stop in STOPS.items()]
 CASES.append(pytest.param(STOPS["mid-epoch"], 2, id="mid-epoch, two workers"))
 CASES.append(
-    pytest.param(STOPS["validation"], 2, id="validation, two workers", marks=pytest.mark.slow)
+    pytest.param(STOPS["validation"], 2, id="validation, two workers", marks=pytest.mark.exhaustive)
 )
 
 

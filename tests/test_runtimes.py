@@ -60,7 +60,14 @@ def write_tiny(task, folder, data):
     return config, checkpoint
 
 
-@pytest.fixture(scope="module", params=NAMES)
+@pytest.fixture(
+    scope="module",
+    params=[
+        "detection",
+        "segmentation",
+        pytest.param("instances", marks=pytest.mark.exhaustive),
+    ],
+)
 def job(request, tmp_path_factory):
     """A task, a tiny model's config and checkpoint, demo data and an OpenVINO file."""
     folder = tmp_path_factory.mktemp(request.param)

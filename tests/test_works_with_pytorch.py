@@ -18,11 +18,15 @@ KINDS = ("pvt_tiny", "pvt_v2_b0", "pvt_v2_b2_li")
 FAST = [False, True]
 
 
-def models(*fast):
-    """Each kind of backbone, plain and accelerated."""
+def models(*fast, marks=()):
+    """Each kind of backbone, plain and accelerated; b0, whose parts b2_li has too, with marks."""
     return pytest.mark.parametrize(
         ("name", "fast"),
-        [(name, each) for name in KINDS for each in fast],
+        [
+            pytest.param(name, each, marks=marks if name == "pvt_v2_b0" else ())
+            for name in KINDS
+            for each in fast
+        ],
         ids=lambda value: {True: "accelerated", False: "plain"}.get(value, value),
     )
 
@@ -227,7 +231,7 @@ def test_traces_are_checked_and_serve_other_sizes(name, fast):
             assert largest_difference(traced(image), model(image)) < 1e-4
 
 
-@models(*FAST)
+@models(*FAST, marks=EXHAUSTIVE)
 def test_exports_serve_other_sizes(name, fast):
     model = prepared(name, fast)
     side = torch.export.Dim.DYNAMIC
@@ -239,7 +243,7 @@ def test_exports_serve_other_sizes(name, fast):
 
 
 @pytest.mark.slow
-@models(*FAST)
+@models(*FAST, marks=EXHAUSTIVE)
 def test_compiles_into_one_graph(name, fast):
     torch.compiler.reset()  # what other tests compiled counts towards the limit of recompilations
     model, image = prepared(name, fast), procedural_image(64, 64)

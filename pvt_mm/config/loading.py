@@ -33,6 +33,7 @@ __all__ = [
     "arguments_of",
     "check_options",
     "drop_pretrained",
+    "find_forked_mmseg",
     "is_classification",
     "is_segmentation",
     "load_config",
@@ -72,7 +73,7 @@ def load_config(
     path = Path(path)
     if not path.is_file():
         raise UserError(f"config {path} not found{_nearest_configs(path)}")
-    _find_forked_mmseg()
+    find_forked_mmseg()
     try:
         cfg = Config.fromfile(str(path))
     except Exception as error:  # whatever the file's Python, or that of a _base_, does
@@ -94,7 +95,7 @@ def load_config(
     return cfg
 
 
-def _find_forked_mmseg() -> None:
+def find_forked_mmseg() -> None:
     """Let ``mmseg::`` name a fork: mmengine seeks the original's distribution, ours the module."""
     if find_spec("mmseg") and version_of("mmsegmentation") is None:
         MODULE2PACKAGE["mmseg"] = "mmseg"
