@@ -15,12 +15,12 @@ def features(state, arch, image, pretrain_size=224):
     x = image
     outs = []
     for stage in range(1, 5):
-        x = _stage(state, arch, x, stage, pretrain_size)
+        x = stage_of(state, arch, x, stage, pretrain_size)
         outs.append(x)
     return outs
 
 
-def _stage(state, arch, x, stage, pretrain_size):
+def stage_of(state, arch, x, stage, pretrain_size):
     i = stage - 1
     if arch.version == 2:
         stride, padding = (4, 3) if stage == 1 else (2, 1)

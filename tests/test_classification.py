@@ -43,7 +43,7 @@ def expected_logits(name, state, image):
         return reference.linear(last.flatten(2).mean(2), state, "head")
     x = image
     for stage in (1, 2, 3):
-        x = reference._stage(state, arch, x, stage, 224)
+        x = reference.stage_of(state, arch, x, stage, 224)
     x = torch.nn.functional.conv2d(
         x, state["patch_embed4.proj.weight"], state["patch_embed4.proj.bias"], 2
     )

@@ -57,7 +57,7 @@ def test_demo_trains_once_and_goes_on_after_an_interruption(tmp_path, monkeypatc
     assert again.ap == result.ap
 
     capsys.readouterr()
-    demo._report(again)
+    demo.report(again)
     shown = capsys.readouterr().out
     assert f"box AP50    {again.ap50:.3f}" in shown
     assert str(result.pictures) in shown

@@ -20,8 +20,8 @@ def tiles(monkeypatch):
         made.append(q.shape)
         return weights(q, scaled_k)
 
-    weights = dot_product._weights
-    monkeypatch.setattr(dot_product, "_weights", counted)
+    weights = dot_product.attention_weights
+    monkeypatch.setattr(dot_product, "attention_weights", counted)
     set_tile_bytes(monkeypatch, 4000, 3000)
     return made
 

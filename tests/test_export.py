@@ -158,7 +158,7 @@ def test_pt2_of_every_kind_at_one_size(version, linear, depths, mlp_ratios, tmp_
 def export_operator(module, arguments, outputs, path):
     exportable = Exportable(module, "features", outputs)
     program = torch.export.export(module, arguments)
-    export_module._write_onnx(program, exportable, path, 20, dynamic=False)
+    export_module.write_onnx(program, exportable, path, 20, dynamic=False)
     return run_onnx(path, *arguments)
 
 

@@ -88,7 +88,7 @@ def test_what_does_not_fit_is_refused(tokens, weight, bias, hw, said):
 )
 def test_which_tokens_the_kernel_serves(changed, served, monkeypatch):
     monkeypatch.setattr(MODULE, "INSTALLED", True)
-    monkeypatch.setattr(MODULE, "_launches", lambda device, dtype: True)
+    monkeypatch.setattr(MODULE, "launches", lambda device, dtype: True)
     tokens = {"is_cuda": True, "dtype": torch.float32, "device": "cuda:0", **changed}
     assert is_available(SimpleNamespace(**tokens)) is served
 
@@ -96,7 +96,7 @@ def test_which_tokens_the_kernel_serves(changed, served, monkeypatch):
 @pytest.mark.filterwarnings("ignore:`torch.jit.trace` is deprecated")
 def test_traces_hold_no_kernel(monkeypatch):
     monkeypatch.setattr(MODULE, "INSTALLED", True)
-    monkeypatch.setattr(MODULE, "_launches", lambda device, dtype: True)
+    monkeypatch.setattr(MODULE, "launches", lambda device, dtype: True)
     tokens = SimpleNamespace(is_cuda=True, dtype=torch.float32, device="cuda:0")
     served = []
     run = lambda x: served.append(is_available(tokens)) or x + 1  # noqa: E731
@@ -122,17 +122,17 @@ def test_when_the_kernel_is_installed(cuda, triton, switch, installed, monkeypat
     monkeypatch.delenv("PVT_MM_KERNELS", raising=False)
     if switch is not None:
         monkeypatch.setenv("PVT_MM_KERNELS", switch)
-    assert MODULE._installed() is installed
+    assert MODULE.is_installed() is installed
 
 
 def test_a_kernel_that_does_not_launch_is_named_once():
     """Here it never does: without a GPU, or without Triton."""
-    MODULE._launches.cache_clear()
+    MODULE.launches.cache_clear()
     with pytest.warns(UserWarning, match="dwconv_gelu kernel is off, .*Error") as warned:
-        assert not MODULE._launches(torch.device("cpu"), torch.float32)
-        assert not MODULE._launches(torch.device("cpu"), torch.float32)
+        assert not MODULE.launches(torch.device("cpu"), torch.float32)
+        assert not MODULE.launches(torch.device("cpu"), torch.float32)
     assert len(warned) == 1
-    MODULE._launches.cache_clear()
+    MODULE.launches.cache_clear()
 
 
 def test_benchmark_without_a_gpu():

@@ -31,7 +31,7 @@ READER = sys.modules["pvt_mm.checkpoints.reading"]
 @pytest.fixture(params=["torch >= 2.6", "torch < 2.6"])
 def any_torch(request, monkeypatch):
     """Read as on either side of torch 2.6, as far as one torch can show it."""
-    monkeypatch.setattr(READER, "_TORCH_TAKES_ALLOW_LIST", request.param == "torch >= 2.6")
+    monkeypatch.setattr(READER, "TORCH_TAKES_ALLOW_LIST", request.param == "torch >= 2.6")
 
 
 def history(values):
@@ -240,7 +240,9 @@ def test_weights_only_is_never_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "load", spy)
     torch.save(training_checkpoint(), tmp_path / "a.pth")
     safe_load(tmp_path / "a.pth")
-    monkeypatch.setattr(READER, "_check", lambda *args: None)  # which refuses all of them before
+    monkeypatch.setattr(
+        READER, "read_through", lambda *args: None
+    )  # which refuses all of them before
     for name, pickled in PICKLES.items():
         with pytest.raises(CheckpointError):
             safe_load(as_zip(tmp_path / f"{name}.pth", pickled(tmp_path / "canary")))
@@ -427,12 +429,12 @@ class Response(io.BytesIO):
 def test_file_that_is_replaced_while_it_is_read(tmp_path, monkeypatch, mmap):
     path, hostile = tmp_path / "a.pth", as_zip(tmp_path / "b.pth", dumps({"a": "other"}))
     torch.save({"a": torch.ones(2)}, path)
-    check = READER._check
+    check = READER.read_through
 
     def check_and_replace(*args):
         check(*args)
         hostile.replace(path)
 
-    monkeypatch.setattr(READER, "_check", check_and_replace)
+    monkeypatch.setattr(READER, "read_through", check_and_replace)
     assert safe_load(path, mmap=mmap)["a"].tolist() == [1, 1]
     assert not hostile.exists()

@@ -27,10 +27,10 @@ from pvt_mm.errors import (
 )
 from pvt_mm.wording import printable
 
-__all__ = ["safe_load"]
+__all__ = ["TORCH_TAKES_ALLOW_LIST", "read_through", "safe_load"]
 
 # From 2.6 on weights_only=True can be told which names to allow, and what they stand for.
-_TORCH_TAKES_ALLOW_LIST = digit_version(torch.__version__) >= digit_version("2.6")
+TORCH_TAKES_ALLOW_LIST = digit_version(torch.__version__) >= digit_version("2.6")
 _allow_list_lock = threading.Lock()
 
 
@@ -65,8 +65,8 @@ def safe_load(
         if layout == "safetensors":
             return _load_safetensors(path, same, map_location)
         try:
-            _check(file, layout)
-            if mmap and layout == "zip" and _TORCH_TAKES_ALLOW_LIST and map_location == "cpu":
+            read_through(file, layout)
+            if mmap and layout == "zip" and TORCH_TAKES_ALLOW_LIST and map_location == "cpu":
                 return resolve(_load_pickle(same, map_location, mmap=True))
             return resolve(_load_pickle(file, map_location))
         except torch.cuda.OutOfMemoryError:
@@ -81,7 +81,7 @@ def safe_load(
             ) from error
 
 
-def _check(file: IO[bytes], layout: str) -> None:
+def read_through(file: IO[bytes], layout: str) -> None:
     """Read the file without making anything of it."""
     size = os.fstat(file.fileno()).st_size
     if layout == "zip":
@@ -100,19 +100,19 @@ def _check(file: IO[bytes], layout: str) -> None:
 
 def _of_user() -> set[str]:
     """Names that the user has allowed with ``torch.serialization.add_safe_globals``."""
-    if not _TORCH_TAKES_ALLOW_LIST:
+    if not TORCH_TAKES_ALLOW_LIST:
         return set()
     return {_name_of(entry) for entry in torch.serialization.get_safe_globals()}
 
 
 def _load_pickle(file: IO[bytes] | str, map_location: Any, **options: bool) -> Any:
-    if not _TORCH_TAKES_ALLOW_LIST:
-        return load_restricted(file, map_location)
+    if not TORCH_TAKES_ALLOW_LIST:
+        return _load_restricted(file, map_location)
     with _allow_list():
         return torch.load(file, map_location=map_location, weights_only=True, **options)
 
 
-def load_restricted(file: IO[bytes] | str, map_location: Any = "cpu") -> Any:
+def _load_restricted(file: IO[bytes] | str, map_location: Any = "cpu") -> Any:
     """Load with our own pickle reader; for torch < 2.6 only."""
     # weights_only excludes a pickle_module, and without that torch < 2.6 takes no allow-list. The
     # reader restricts names and instructions as weights_only would: nothing of the file runs.

@@ -22,7 +22,7 @@ from pvt_mm.errors import UserError, run_tool
 from pvt_mm.training.test import run_test
 from pvt_mm.training.train import run_train
 
-__all__ = ["DemoResult", "draw_pictures", "main", "run_demo"]
+__all__ = ["DemoResult", "draw_pictures", "main", "report", "run_demo"]
 
 CONFIG = CHECKOUT_CONFIGS / "retinanet_pvt_v2_b0_fpn_demo.py"
 WORK_DIR = Path("work_dirs") / CONFIG.stem
@@ -131,10 +131,11 @@ def main(argv: Sequence[str] | None = None) -> int:
     )
     parser.add_argument("--work-dir", default=WORK_DIR, help=f"default {WORK_DIR}")
     args = parser.parse_args(argv)
-    return run_tool(lambda: _report(run_demo(args.work_dir)))
+    return run_tool(lambda: report(run_demo(args.work_dir)))
 
 
-def _report(result: DemoResult) -> None:
+def report(result: DemoResult) -> None:
+    """Print what the demo found, and where its files are."""
     print(
         "\nRetinaNet-PVTv2-B0 on the held-out demo images\n"
         f"  box AP      {result.ap:.3f}\n"

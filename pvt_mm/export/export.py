@@ -26,7 +26,7 @@ from pvt_mm.export.modules import (
 from pvt_mm.export.openvino import Calibration, check_openvino, save_openvino
 from pvt_mm.export.signature import Exportable
 
-__all__ = ["FORMATS", "OPSETS", "check_request", "export_model"]
+__all__ = ["FORMATS", "OPSETS", "check_request", "export_model", "write_onnx"]
 
 FORMATS = {"onnx": ".onnx", "openvino": ".xml", "pt2": ".pt2"}  # with their suffixes
 OPSETS = range(18, 24)  # 20 is the first with a Gelu operator, 23 with Attention
@@ -87,11 +87,11 @@ def export_model(
             return
         opset = opset or exportable.newest_opset
         if format == "onnx":
-            _write_onnx(program, exportable, Path(path), opset, dynamic)
+            write_onnx(program, exportable, Path(path), opset, dynamic)
             return
         with tempfile.TemporaryDirectory() as folder:
             graph = Path(folder) / "graph.onnx"
-            _write_onnx(program, exportable, graph, opset, dynamic)
+            write_onnx(program, exportable, graph, opset, dynamic)
             save_openvino(graph, Path(path), exportable.metadata, dtype, calibration)
 
 
@@ -146,9 +146,10 @@ def _dynamic_shapes(exportable: Exportable) -> tuple[dict[int, Dim], ...]:
     return (images, {0: batch}) if exportable.with_sizes else (images,)
 
 
-def _write_onnx(
+def write_onnx(
     program: ExportedProgram, exportable: Exportable, path: Path, opset: int, dynamic: bool
 ) -> None:
+    """Write an exported program as one ONNX file, with the exportable's names and metadata."""
     from pvt_mm.export.onnx_operators import TRANSLATIONS
 
     onnx_program = torch.onnx.export(

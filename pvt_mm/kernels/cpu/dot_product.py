@@ -19,7 +19,7 @@ from pvt_mm.kernels.cpu.linear import (
     weight_gradient,
 )
 
-__all__ = ["attend"]
+__all__ = ["attend", "attention_weights"]
 
 # Shape legend: B batch, h heads, d channels of a head, N queries, M keys; n queries of a tile.
 
@@ -70,7 +70,7 @@ def _spans(q: Tensor, k: Tensor, tile_bytes: int) -> Iterator[slice]:
     return (slice(start, start + size) for start in range(0, queries, size))
 
 
-def _weights(q: Tensor, scaled_k: Tensor) -> Tensor:
+def attention_weights(q: Tensor, scaled_k: Tensor) -> Tensor:
     """Make the ``(1, n, M)`` attention weights of a tile of queries ``(1, n, d)``."""
     scores = linear(q, scaled_k)
     return torch.softmax(scores, dim=-1, out=scores)
@@ -82,7 +82,9 @@ def _attend_in_tiles(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     for head in ((b, h) for b in range(batch) for h in range(heads)):
         scaled_k, transposed_v = k[head] * channels**-0.5, v[head].t().contiguous()
         for span in _spans(q, k, TILE_BYTES):
-            out[head][span] = linear(_weights(q[head][None, span], scaled_k), transposed_v)[0]
+            out[head][span] = linear(
+                attention_weights(q[head][None, span], scaled_k), transposed_v
+            )[0]
     return out
 
 
@@ -106,7 +108,7 @@ class _Attend(torch.autograd.Function):
             transposed_k, head_v = scaled_k.t().contiguous(), v[head].contiguous()
             for span in _spans(q, k, BACKWARD_TILE_BYTES):
                 queries, grad = q[head][None, span], grad_out[head][None, span]
-                weights = _weights(queries, scaled_k)  # (1, n, M), as in the forward pass
+                weights = attention_weights(queries, scaled_k)  # (1, n, M), as in the forward pass
                 grad_v[head] += weight_gradient(grad, weights).t()
                 grad_scores = torch._softmax_backward_data(
                     linear(grad, head_v), weights, -1, q.dtype

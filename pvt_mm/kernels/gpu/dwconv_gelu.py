@@ -11,14 +11,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-__all__ = ["dwconv_gelu", "eager_dwconv_gelu", "is_available"]
+__all__ = ["dwconv_gelu", "eager_dwconv_gelu", "is_available", "is_installed", "launches"]
 
 # Shape legend: B batch, (H, W) map in tokens, N = H*W tokens, E channels.
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
 
-def _installed() -> bool:
+def is_installed() -> bool:
+    """Whether torch can run the kernel on this system, and the user has not turned it off."""
     return (
         os.environ.get("PVT_MM_KERNELS", "1") != "0"
         and torch.version.cuda is not None
@@ -27,7 +28,7 @@ def _installed() -> bool:
     )
 
 
-INSTALLED = _installed()  # asked once: torch.compile must see a constant
+INSTALLED = is_installed()  # asked once: torch.compile must see a constant
 
 if hasattr(torch.library, "custom_op"):
     from pvt_mm.kernels.gpu.ops import dwconv_gelu_op
@@ -81,7 +82,7 @@ def is_available(tokens: Tensor) -> bool:
     if torch._C._get_tracing_state() or torch.onnx.is_in_onnx_export() or _is_exporting():
         return False
     # Compiled code needs a working Triton anyway, and cannot launch a kernel while it is traced.
-    return torch.compiler.is_compiling() or _launches(tokens.device, tokens.dtype)
+    return torch.compiler.is_compiling() or launches(tokens.device, tokens.dtype)
 
 
 def _is_exporting() -> bool:
@@ -89,7 +90,7 @@ def _is_exporting() -> bool:
 
 
 @cache
-def _launches(device: torch.device, dtype: torch.dtype) -> bool:
+def launches(device: torch.device, dtype: torch.dtype) -> bool:
     """Whether a small launch succeeds: Triton wants a C compiler, and a GPU it has code for."""
     try:
         from pvt_mm.kernels.gpu import launch
