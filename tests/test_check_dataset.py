@@ -125,7 +125,8 @@ def test_the_cases_are_complete():
     assert len(cases) >= 60
     untested = set(KINDS) - {case.kind for case in cases}
     # The first takes long to make; the others have tests of their own.
-    own = {"evaluator-file", "evaluator-labels", "model-classes", "pipeline", "targets-shifted"}
+    own = {"evaluator-file", "evaluator-labels", "evaluator-names", "model-classes", "pipeline"}
+    own |= {"targets-shifted"}
     own |= {"batch-sizes", "class-weight", "image-channels", "image-small"}
     own |= {"image-queries", "targets-ignored-class"}
     own |= {"split-class", "split-shared", "targets-not-ignored", "targets-weighted"}
@@ -136,6 +137,44 @@ def test_every_kind_is_in_the_documentation():
     page = (ROOT / "docs" / "data.md").read_text()
     rows = dict(re.findall(r"^\| `([a-z-]+)` \| (error|warning) \|", page, re.MULTILINE))
     assert rows == {name: kind.level for name, kind in KINDS.items()}
+
+
+VOC = """
+default_scope = "mmdet"
+model = dict(type="RetinaNet")
+val_dataloader = dict(batch_size=1, num_workers=0, dataset=dict(
+    type="VOCDataset", data_root={root!r}, ann_file="test.txt", test_mode=True,
+    data_prefix=dict(sub_data_root={folder!r}), metainfo=dict(classes={classes!r}),
+    pipeline=[dict(type="LoadImageFromFile"), dict(type="LoadAnnotations", with_bbox=True)]))
+val_evaluator = dict(type="VOCMetric")
+"""
+BOX = "<bndbox><xmin>9</xmin><ymin>9</ymin><xmax>39</xmax><ymax>29</ymax></bndbox>"
+
+
+@pytest.mark.parametrize(
+    ("folder", "classes", "wrong"),
+    [
+        ("VOC2007", ("bolt", "nut"), True),
+        ("VOC2012", ("aeroplane", "bicycle"), False),
+        ("voc", ("bolt", "nut"), False),
+    ],
+)
+def test_voc_metric_names_classes_by_the_folder(tmp_path, capsys, folder, classes, wrong):
+    (tmp_path / folder / "Annotations").mkdir(parents=True)
+    write_images(tmp_path / folder / "JPEGImages")
+    (image, *_) = sorted((tmp_path / folder / "JPEGImages").glob("*.jpg"))
+    (tmp_path / "test.txt").write_text(f"{image.stem}\n")
+    objects = "".join(f"<object><name>{name}</name>{BOX}</object>" for name in classes)
+    size = "<size><width>64</width><height>48</height></size>"
+    annotation = tmp_path / folder / "Annotations" / f"{image.stem}.xml"
+    annotation.write_text(f"<annotation>{size}{objects}</annotation>")
+    text = VOC.format(root=f"{tmp_path}/", folder=f"{folder}/", classes=classes)
+    (tmp_path / "own.py").write_text(text)
+    code = main([str(tmp_path / "own.py"), "--split", "val", "--workers", "0"])
+    printed = capsys.readouterr().out
+    assert code == wrong, printed
+    said = "evaluator-names.*VOC2007 in the folder's name, where VOCMetric calls class 'bolt' "
+    assert bool(re.search(said + "'aeroplane' and knows 20", printed, re.DOTALL)) == wrong, printed
 
 
 @pytest.fixture

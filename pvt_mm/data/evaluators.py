@@ -53,6 +53,7 @@ def check_evaluators(cfg: Config, split: str, sources: Sequence[Source]) -> Iter
         UserError: If an evaluator's file is missing.
     """
     yield from _check_order(cfg, split, sources)
+    yield from _check_voc(cfg, split, sources)
     files = list(_files(cfg, split))
     if sources and all(source.is_coco and source.reads_coco for source in sources):
         for path in files:
@@ -67,6 +68,24 @@ def _check_order(cfg: Config, split: str, sources: Sequence[Source]) -> Iterator
         if labels_come_last(source.dataset) is False:
             found = f"LoadAnnotations stands before a Resize, and {metrics[0]} scores what it loads"
             yield Finding("evaluator-labels", found, source.name)
+
+
+def _check_voc(cfg: Config, split: str, sources: Sequence[Source]) -> Iterator[Finding]:
+    """Check that VOCMetric will name the classes: in VOC's own folders it takes VOC's names."""
+    kinds = [str(node.get("type")) for _, node in walk(cfg.get(f"{split}_evaluator"))]
+    if not any(kind.rpartition(".")[2] == "VOCMetric" for kind in kinds):
+        return
+    from mmdet.evaluation import get_classes
+
+    for source in sources:
+        year = source.dataset.metainfo.get("dataset_type")
+        theirs = tuple(get_classes("voc"))
+        if year in ("VOC2007", "VOC2012") and source.classes != theirs[: len(source.classes)]:
+            found = (
+                f"{year} in the folder's name, where VOCMetric calls class {source.classes[0]!r} "
+                f"{theirs[0]!r} and knows {len(theirs)}"
+            )
+            yield Finding("evaluator-names", found, str(source.dataset.data_root or source.name))
 
 
 def _check_file(path: str, sources: Sequence[Source]) -> Iterator[Finding]:

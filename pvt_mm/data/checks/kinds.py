@@ -172,6 +172,11 @@ KINDS: dict[str, Kind] = {
         "labels in the size of the image, to which predictions are scaled back",
         "put LoadAnnotations behind the transforms that change the image's size",
     ),
+    "evaluator-names": Kind(
+        ERROR,
+        "AP under the names of the data set's own classes",
+        "give the folder another name, or a link to it: without VOC2007 or VOC2012 in the path",
+    ),
     "class-weight": Kind(
         ERROR,
         "a weight for each class of the head, in their order",
