@@ -25,6 +25,7 @@ from pvt_mm.data.demo import DemoSpec, make_demo_data  # noqa: E402
 from pvt_mm.data.demo.scenes import make_scene  # noqa: E402
 from pvt_mm.devices import choose_dtype, has_bfloat16  # noqa: E402
 from pvt_mm.errors import UserError  # noqa: E402
+from pvt_mm.export import backbone_exportable, export_model  # noqa: E402
 from pvt_mm.export.cli import run_export  # noqa: E402
 from pvt_mm.runtimes import is_exported, open_session  # noqa: E402
 from pvt_mm.training.test import run_test  # noqa: E402
@@ -171,6 +172,23 @@ def test_files_of_other_models_are_refused(job, tmp_path):
         run_test(config, str(file), tta=True, work_dir=tmp_path)
     with pytest.raises(UserError, match="exported files run on the CPU|cannot be used"):
         Predictor(config, file, device="cuda")
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_backbones_file_is_computed_in_what_it_was_exported_for(dtype, tmp_path):
+    backbone = MODELS.build({"type": "pvt_mm.PVTv2", "arch": TINY, "out_indices": (0,)}).eval()
+    file = tmp_path / "backbone.xml"
+    shape = {"shape": (64, 64), "dynamic": False}
+    export_model(backbone_exportable(backbone), file, "openvino", dtype=dtype, **shape)
+    session = open_session(file)
+    assert session.dtype == (dtype if has_bfloat16("cpu") else "float32")
+    picture = torch.randn(1, 3, 64, 64)
+    (found,) = session.run({"images": picture.numpy()}).values()
+    with torch.no_grad():
+        (expected,) = backbone(picture)
+    differs = np.abs(found - expected.numpy()).max() / expected.abs().max()
+    assert differs < (3e-2 if session.dtype == "bfloat16" else 1e-4)
+    assert (differs > 1e-4) == (session.dtype == "bfloat16")
 
 
 def test_files_that_are_none(tmp_path):

@@ -133,7 +133,9 @@ class OnnxSession(Session):
         names = tuple(one.name for one in self._session.get_outputs())
         batch = self._session.get_inputs()[0].shape[0]  # a name, where any number does
         fixed = batch if isinstance(batch, int) else None
-        super().__init__(path, _parsed(entries), "float32", names, fixed)
+        # Without our version it is of another origin, whatever its keys are.
+        metadata = _parsed(entries) if "pvt_mm" in entries else {}
+        super().__init__(path, metadata, "float32", names, fixed)
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> Arrays:
         """Run the graph; see :meth:`Session.run`."""
@@ -153,7 +155,7 @@ class OpenVinoSession(Session):
             model = openvino.Core().read_model(path)
         except Exception as error:
             raise _unreadable(path, "OpenVINO file", error) from error
-        metadata = _parsed(_rt_info(model))
+        metadata = _rt_info(model)
         dtype = choose_dtype(dtype or metadata.get("dtype", "float32"), "cpu")
         self._hold(compile_openvino(model, dtype), path, metadata, dtype)
 
@@ -237,16 +239,15 @@ def import_openvino(who: str = "") -> ModuleType:
     return openvino
 
 
-def _rt_info(model: Any) -> dict[str, str]:
+def _rt_info(model: Any) -> dict[str, Any]:
+    """Read what an OpenVINO file keeps under a name of ours; nothing in one of another origin."""
     if not model.has_rt_info([METADATA_KEY]):
         return {}
-    return {key: value.astype(str) for key, value in model.rt_info[METADATA_KEY].items()}
+    entries = model.rt_info[METADATA_KEY].items()
+    return _parsed({name: value.astype(str) for name, value in entries})
 
 
 def _parsed(entries: Mapping[str, str]) -> dict[str, Any]:
-    """Read the JSON texts, unless the file is of another origin."""
-    if "pvt_mm" not in entries:
-        return {}
     return {name: json.loads(value) for name, value in entries.items() if name in KEYS}
 
 
