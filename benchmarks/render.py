@@ -15,7 +15,7 @@ from typing import Any
 
 import _paths
 import gpu_report
-import onnx_speed
+import runtimes
 import soak
 import tricks
 import whole_job
@@ -63,9 +63,9 @@ def whole_job_block(content: dict[str, Any]) -> str:
     )
 
 
-def onnx_block(content: dict[str, Any]) -> str:
-    """The times of ``onnx_speed.py``."""
-    return machine_lines(content["machine"]) + "\n\n" + onnx_speed.render(content["results"])
+def runtimes_block(content: dict[str, Any]) -> str:
+    """The times of ``runtimes.py``."""
+    return machine_lines(content["machine"]) + "\n\n" + runtimes.render(content["results"])
 
 
 def soak_block(content: dict[str, Any]) -> str:
@@ -79,7 +79,7 @@ BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {
     "tricks": tricks.show,
     "scaling": scaling_block,
     "whole_job": whole_job_block,
-    "onnx": onnx_block,
+    "runtimes": runtimes_block,
     "soak": soak_block,
     "soak_jemalloc": soak_block,
     "gpu": gpu_report.show,

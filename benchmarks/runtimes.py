@@ -1,42 +1,107 @@
-"""Measure exported backbones in ONNX Runtime beside eager PyTorch, in one process, taking turns.
+"""Measure what runs a backbone on a CPU: PyTorch in four ways, ONNX Runtime and OpenVINO.
 
-The name is not onnx.py, which would hide the package of that name from the scripts in this folder.
+All in one process, with the allocator tuned, taking turns. Everything is made as the tools make it:
+files for images of any size, `--compile` and `--dtype bfloat16` as in `tools/infer.py`.
 """
 
 from __future__ import annotations
 
 import argparse
+import copy
 import sys
 import tempfile
 import time
 from collections.abc import Callable
-from itertools import product
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import _paths
 import numpy as np
-import onnxruntime
 import torch
+from torch import nn
 
+from pvt_mm.allocator import tune_allocator
+from pvt_mm.costs.benchmark.contenders import Unavailable, build_backbone
 from pvt_mm.costs.benchmark.machine import describe_machine
 from pvt_mm.costs.benchmark.report import SCHEMA, as_table, machine_lines, write_json
 from pvt_mm.costs.benchmark.statistics import ratio_of_medians, summarise
 from pvt_mm.costs.complexity import build_arch
+from pvt_mm.devices import has_bfloat16
 from pvt_mm.errors import run_tool
 from pvt_mm.export import backbone_exportable, export_model
+from pvt_mm.kernels import accelerate
+from pvt_mm.runtimes import open_session
+from pvt_mm.training.amp import compute_in_bfloat16
+from pvt_mm.training.speed import compile_backbone
 
-MODELS = ("pvt_small", "pvt_v2_b1", "pvt_v2_b2", "pvt_v2_b2_li")
+MODELS = ("pvt_small", "pvt_v2_b0", "pvt_v2_b2", "pvt_v2_b2_li")
 SHAPES = ("224x224", "800x1344")
 WARM_UP = 2
+FIRST = "PyTorch, plain"
+Run = Callable[[torch.Tensor], list[np.ndarray]]
 
 
-def open_session(path: Path, threads: int) -> onnxruntime.InferenceSession:
-    """Load a graph for so many threads, which rest while PyTorch has its turn."""
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.add_session_config_entry("session.force_spinning_stop", "1")
-    return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+class Holder(nn.Module):
+    """The backbone as part of a model, as the tools' steps expect it."""
+
+    def __init__(self, backbone: nn.Module) -> None:
+        super().__init__()
+        self.backbone = copy.deepcopy(backbone).eval()
+
+    def forward(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Make the maps."""
+        return self.backbone(images)
+
+
+def in_pytorch(backbone: nn.Module, dtype: str, fast: bool, compiled: bool) -> Run:
+    """Run a copy of the backbone in one of PyTorch's ways."""
+    model = Holder(backbone)
+    if fast:
+        accelerate(model)
+    if dtype == "bfloat16":
+        compute_in_bfloat16(model, "cpu")
+    if compiled:
+        compile_backbone(model, inference=True)
+    return lambda images: [one.float().numpy() for one in model(images)]
+
+
+def in_file(backbone: nn.Module, path: Path, dtype: str = "float32", standard: bool = False) -> Run:
+    """Run an exported file of the backbone, which is written if it is not there."""
+    if not path.exists():
+        format = {".onnx": "onnx", ".xml": "openvino"}[path.suffix]
+        export_model(backbone_exportable(backbone), path, format, standard=standard)
+    session = open_session(path, dtype)
+
+    def run(images: torch.Tensor) -> list[np.ndarray]:
+        return list(session.run({"images": images.numpy()}).values())
+
+    return run
+
+
+def ways(name: str, backbone: nn.Module, folder: Path) -> dict[str, Run]:
+    """All that can run a backbone here; MMDetection's has weights of its own."""
+    bf16 = "bfloat16"
+    made = {
+        FIRST: in_pytorch(backbone, "float32", fast=False, compiled=False),
+        "PyTorch, accelerated": in_pytorch(backbone, "float32", fast=True, compiled=False),
+        "PyTorch, compiled": in_pytorch(backbone, "float32", fast=False, compiled=True),
+        "ONNX Runtime": in_file(backbone, folder / "own.onnx"),
+        "ONNX Runtime, standard": in_file(backbone, folder / "standard.onnx", standard=True),
+        "OpenVINO": in_file(backbone, folder / "own.xml"),
+    }
+    if has_bfloat16("cpu"):
+        made |= {
+            "PyTorch, bfloat16": in_pytorch(backbone, bf16, fast=False, compiled=False),
+            "PyTorch, bfloat16, compiled": in_pytorch(backbone, bf16, fast=False, compiled=True),
+            "OpenVINO, bfloat16": in_file(backbone, folder / "own.xml", bf16),
+        }
+    try:
+        theirs = build_backbone("mmdet", name, (224, 224)).module.eval()
+        made["MMDetection's own"] = lambda images: [one.numpy() for one in theirs(images)]
+    except Unavailable:
+        pass
+    return made
 
 
 def take_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
@@ -54,59 +119,56 @@ def take_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, li
     return seconds
 
 
-def measure(name: str, options: argparse.Namespace) -> list[dict[str, Any]]:
-    """Export a backbone with random weights and time it at each shape."""
+def measure(name: str, shapes: list[str], rounds: int) -> list[dict[str, Any]]:
+    """Time a backbone with random weights in all ways at each shape."""
     torch.manual_seed(0)
-    backbone = build_arch(name)
+    backbone = build_arch(name).eval()
     backbone.init_weights()
-    sessions = {}
-    with tempfile.TemporaryDirectory() as folder:
-        for opset, standard in product(options.opsets, sorted({False, options.standard})):
-            title = f"onnxruntime, opset {opset}{', standard' if standard else ''}"
-            path = Path(folder) / f"{title}.onnx"
-            export_model(backbone_exportable(backbone), path, opset=opset, standard=standard)
-            sessions[title] = open_session(path, torch.get_num_threads())
     results = []
-    for shape in options.shapes:
-        images = torch.randn(1, 3, *map(int, shape.split("x")))
-        feed = {"images": images.numpy()}
-        calls: dict[str, Callable[[], Any]] = {"eager": lambda x=images: backbone(x)}
-        with torch.inference_mode():
-            expected = [one.numpy() for one in backbone(images)]
-            differences = {}
-            for title, session in sessions.items():
-                calls[title] = lambda s=session, x=feed: s.run(None, x)
-                pairs = zip(expected, calls[title](), strict=True)
-                differences[title] = max(float(np.abs(a - b).max()) for a, b in pairs)
-            seconds = take_turns(calls, options.rounds)
-        results.append(
-            {"model": name, "shape": shape, "seconds": seconds, "differences": differences}
-        )
-        print(render(results[-1:]), flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        runs = ways(name, backbone, Path(folder))
+        for shape in shapes:
+            images = torch.randn(1, 3, *map(int, shape.split("x")))
+            with torch.inference_mode():
+                expected = runs[FIRST](images)
+                differences = {
+                    way: max(
+                        float(np.abs(a - b).max() / np.abs(a).max())
+                        for a, b in zip(expected, run(images), strict=True)
+                    )
+                    for way, run in runs.items()
+                    if way not in (FIRST, "MMDetection's own")
+                }
+                calls = {way: lambda run=run, x=images: run(x) for way, run in runs.items()}
+                seconds = take_turns(calls, rounds)
+            results.append(
+                {"model": name, "shape": shape, "seconds": seconds, "differences": differences}
+            )
+            print(render(results[-1:]), flush=True)
     return results
 
 
 def render(results: list[dict[str, Any]]) -> str:
-    """Tabulate medians and how many times eager's an exported graph takes."""
+    """Tabulate medians, and how many times as long as the plain modules each way takes."""
     rows = []
     for result in results:
-        eager = result["seconds"]["eager"]
-        for title, seconds in result["seconds"].items():
+        plain = result["seconds"][FIRST]
+        for way, seconds in result["seconds"].items():
             time_ = summarise(seconds)
-            ratio = ratio_of_medians(seconds, eager)
-            difference = result["differences"].get(title)
+            ratio = ratio_of_medians(seconds, plain)
+            difference = result["differences"].get(way)
             rows.append(
                 [
                     result["model"],
                     result["shape"],
-                    title,
+                    way,
                     f"{time_.median * 1e3:.4g}",
                     f"{time_.minimum * 1e3:.4g}",
-                    f"{ratio.value:.2f} ({ratio.q1:.2f} to {ratio.q3:.2f})",
+                    f"{ratio.value:.2f} ({ratio.q1:.2f} to {ratio.q3:.2f})" if way != FIRST else "",
                     "" if difference is None else f"{difference:.1e}",
                 ]
             )
-    header = ("backbone", "input", "by", "median, ms", "min, ms", "x eager", "difference")
+    header = ("backbone", "input", "by", "median, ms", "min, ms", "x plain", "difference")
     return as_table(header, rows)
 
 
@@ -115,19 +177,18 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME")
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="HxW")
-    parser.add_argument("--opsets", nargs="+", type=int, default=[23])
-    parser.add_argument("--standard", action="store_true", help="standard operators, too")
-    parser.add_argument("--rounds", type=int, default=12)
-    parser.add_argument("--out", type=Path, default=_paths.RESULTS / "onnx.json")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--out", type=Path, default=_paths.RESULTS / "runtimes.json")
     options = parser.parse_args()
 
     def run() -> None:
         machine = describe_machine()
-        machine["versions"]["onnxruntime"] = onnxruntime.__version__
+        machine["versions"] |= {name: version(name) for name in ("onnxruntime", "openvino")}
         print(machine_lines(machine), flush=True)
+        tune_allocator()
         results = []
         for name in options.models:
-            results += measure(name, options)
+            results += measure(name, options.shapes, options.rounds)
             content = {"schema": SCHEMA, "machine": machine, "results": results}
             write_json(options.out, content)
         print(render(results))
