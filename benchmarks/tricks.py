@@ -35,8 +35,8 @@ NONE = "none: plain modules"
 CPU = "pvt_mm.kernels.cpu"
 # What is replaced to leave a trick out. Each name is where the code that uses it looks it up.
 TRICKS = {
-    "without bands": {f"{CPU}.bands.BAND_BYTES": NEVER},
-    "without recomputation": {f"{CPU}.bands.TRAINING_BAND_BYTES": NEVER},
+    "without bands": {f"{CPU}.bands.LARGE_BYTES": NEVER},
+    "without recomputation": {f"{CPU}.bands.BAND_BYTES": NEVER},
     "without own linear layers": {
         f"{CPU}.linear.FEWEST_TOKENS": NEVER,
         f"{CPU}.linear.mkl_is_slow": lambda: False,

@@ -5,7 +5,7 @@ from pvt_mm.kernels.cpu import bands, dot_product, linear
 
 def set_band_bytes(monkeypatch, size):
     """Let a band of an MLP hold so many bytes."""
-    for name in ("BAND_BYTES", "TRAINING_BAND_BYTES"):
+    for name in ("BAND_BYTES", "LARGE_BYTES"):
         monkeypatch.setattr(bands, name, size)
 
 

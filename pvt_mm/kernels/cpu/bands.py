@@ -12,12 +12,12 @@ from pvt_mm.kernels.recording import is_recording
 
 __all__ = ["Band", "cut_in_bands", "map_in_bands", "wants_bands"]
 
-# Hidden tokens of one image that are worth cutting, and what a band may hold, in bytes. Such a band
-# stays in a processor's cache, and the C library hands its memory out again without asking the
-# system for fresh pages, which for a whole map costs several times what a GELU does. Training sums
-# gradients of the weights for each band, so that fewer bands are better.
-BAND_BYTES = 4 * 2**20
-TRAINING_BAND_BYTES = 8 * 2**20
+# What a band may hold, in bytes: it stays in a processor's cache, and where the C library gives a
+# whole map's memory back to the system each time, fresh pages cost several times what a GELU does.
+# Training cuts all maps that are larger, as it keeps something for each block. Where nothing is
+# kept, smaller maps than the second would lose time and gain memory that nobody misses.
+BAND_BYTES = 8 * 2**20
+LARGE_BYTES = 32 * 2**20
 
 
 class Band(NamedTuple):
@@ -74,15 +74,11 @@ def wants_bands(tokens: Tensor, hidden_dims: int) -> bool:
     if tokens.device.type != "cpu" or is_recording():
         return False  # a loop over bands would be recorded for one size of image
     wide = tokens.shape[1] * hidden_dims * tokens.element_size()
-    return wide > _band_bytes(torch.is_grad_enabled())
-
-
-def _band_bytes(training: bool) -> int:
-    return TRAINING_BAND_BYTES if training else BAND_BYTES
+    return wide > (BAND_BYTES if torch.is_grad_enabled() else LARGE_BYTES)
 
 
 def cut_in_bands(
-    tokens: Tensor, hw: tuple[int, int], hidden_dims: int, halo: int = 0, training: bool = False
+    tokens: Tensor, hw: tuple[int, int], hidden_dims: int, halo: int = 0
 ) -> Iterator[Band]:
     """Cut a batch of maps into bands, image by image and from top to bottom.
 
@@ -91,12 +87,11 @@ def cut_in_bands(
         hw: ``(H, W)`` in tokens.
         hidden_dims: Channels that a token has at its widest.
         halo: Rows that the making of a row reads above and below itself, where the map has them.
-        training: Whether there is a backward pass, band by band.
     """
     height, width = hw
     row_bytes = width * hidden_dims * tokens.element_size()
     # Not fewer than four halos, lest most of the work go into those.
-    rows = max(_band_bytes(training) // row_bytes, 4 * halo, 1)
+    rows = max(BAND_BYTES // row_bytes, 4 * halo, 1)
     for image in range(tokens.shape[0]):
         for start in range(0, height, rows):
             stop = min(start + rows, height)

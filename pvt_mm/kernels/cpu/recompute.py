@@ -79,7 +79,7 @@ class _MlpInBands(torch.autograd.Function):
         *params: Tensor,
     ) -> Tensor:
         kept, out = [], torch.empty(0)
-        bands = list(cut_in_bands(tokens, hw, weight1.shape[0], halo, training=True))
+        bands = list(cut_in_bands(tokens, hw, weight1.shape[0], halo))
         for band in bands:
             hidden = linear(band.read(tokens), weight1, bias1)  # (1, n, E)
             made = linear(activate(hidden, band, *params), weight2, bias2)
