@@ -37,7 +37,7 @@ def replacing(path: Path) -> Iterator[Path]:
         with partial.open("rb+") as file:
             os.fsync(file.fileno())
         partial.chmod(0o644)  # mkstemp's files are private
-        partial.replace(path)
+        os.replace(partial, path)
         _sync_folder(path.parent)
     finally:
         partial.unlink(missing_ok=True)

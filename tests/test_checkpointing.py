@@ -112,7 +112,7 @@ def test_leftovers_are_removed_and_nothing_else(tmp_path, monkeypatch):
     def die(*args, **kwargs):
         raise KeyboardInterrupt  # passes by all that cleans up, as a kill does
 
-    monkeypatch.setattr(Path, "replace", die)
+    monkeypatch.setattr(os, "replace", die)
     monkeypatch.setattr(Path, "unlink", die)
     with pytest.raises(KeyboardInterrupt):
         write_atomically(tmp_path / "epoch_2.pth", b"new")

@@ -77,15 +77,18 @@ def _check_voc(cfg: Config, split: str, sources: Sequence[Source]) -> Iterator[F
         return
     from mmdet.evaluation import get_classes
 
+    theirs = get_classes("voc")
     for source in sources:
-        year = source.dataset.metainfo.get("dataset_type")
-        theirs = tuple(get_classes("voc"))
-        if year in ("VOC2007", "VOC2012") and source.classes != theirs[: len(source.classes)]:
+        year, classes = source.dataset.metainfo.get("dataset_type"), source.classes
+        if year not in ("VOC2007", "VOC2012") or classes == tuple(theirs[: len(classes)]):
+            continue
+        kind = "evaluator-names" if len(classes) <= len(theirs) else "evaluator-more"
+        found = f"{year} in the path, where VOCMetric prints {theirs[0]!r} for {classes[0]!r}"
+        if kind == "evaluator-more":
             found = (
-                f"{year} in the folder's name, where VOCMetric calls class {source.classes[0]!r} "
-                f"{theirs[0]!r} and knows {len(theirs)}"
+                f"{year} in the path, where VOCMetric has {len(theirs)} names, for {len(classes)}"
             )
-            yield Finding("evaluator-names", found, str(source.dataset.data_root or source.name))
+        yield Finding(kind, found, str(source.dataset.data_root or source.name))
 
 
 def _check_file(path: str, sources: Sequence[Source]) -> Iterator[Finding]:

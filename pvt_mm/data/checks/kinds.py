@@ -172,8 +172,13 @@ KINDS: dict[str, Kind] = {
         "labels in the size of the image, to which predictions are scaled back",
         "put LoadAnnotations behind the transforms that change the image's size",
     ),
-    "evaluator-names": Kind(
+    "evaluator-more": Kind(
         ERROR,
+        "no more classes than VOC has, whose names VOCMetric takes in VOC's folders",
+        "give the folder another name, or a link to it: without VOC2007 or VOC2012 in the path",
+    ),
+    "evaluator-names": Kind(
+        WARNING,
         "AP under the names of the data set's own classes",
         "give the folder another name, or a link to it: without VOC2007 or VOC2012 in the path",
     ),
