@@ -19,7 +19,7 @@ from pvt_mm.kernels.cpu.linear import (
     weight_gradient,
 )
 
-__all__ = ["attend", "attention_weights"]
+__all__ = ["attend", "attend_in_tiles", "attention_weights"]
 
 # Shape legend: B batch, h heads, d channels of a head, N queries, M keys; n queries of a tile.
 
@@ -50,7 +50,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, drop_rate: float = 0.0) -> Tensor:
         return F.scaled_dot_product_attention(q, k, v, dropout_p=drop_rate)
     if torch.is_grad_enabled():
         return _Attend.apply(q, k, v)  # type: ignore[no-untyped-call]  # torch's
-    return _attend_in_tiles(q, k, v)
+    return attend_in_tiles(q, k, v)
 
 
 def _tiles(q: Tensor, k: Tensor) -> bool:
@@ -76,7 +76,8 @@ def attention_weights(q: Tensor, scaled_k: Tensor) -> Tensor:
     return torch.softmax(scores, dim=-1, out=scores)
 
 
-def _attend_in_tiles(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+def attend_in_tiles(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attend with one tile of attention weights at a time; shapes as for :func:`attend`."""
     batch, heads, queries, channels = q.shape
     out = q.new_empty(batch, queries, heads, channels).transpose(1, 2)  # heads side by side
     for head in ((b, h) for b in range(batch) for h in range(heads)):
@@ -92,7 +93,7 @@ class _Attend(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         ctx.save_for_backward(q, k, v)
-        return _attend_in_tiles(q, k, v)
+        return attend_in_tiles(q, k, v)
 
     @staticmethod
     @torch.autograd.function.once_differentiable
