@@ -11,7 +11,6 @@ import argparse
 import copy
 import sys
 import tempfile
-import time
 from collections.abc import Callable
 from importlib.metadata import version
 from pathlib import Path
@@ -27,6 +26,7 @@ from pvt_mm.costs.benchmark.contenders import Unavailable, build_backbone
 from pvt_mm.costs.benchmark.machine import describe_machine
 from pvt_mm.costs.benchmark.report import SCHEMA, as_table, machine_lines, write_json
 from pvt_mm.costs.benchmark.statistics import ratio_of_medians, summarise
+from pvt_mm.costs.benchmark.timing import time_interleaved
 from pvt_mm.costs.complexity import build_arch
 from pvt_mm.devices import has_bfloat16
 from pvt_mm.errors import run_tool
@@ -38,7 +38,6 @@ from pvt_mm.training.speed import compile_backbone
 
 MODELS = ("pvt_small", "pvt_v2_b0", "pvt_v2_b2", "pvt_v2_b2_li")
 SHAPES = ("224x224", "800x1344")
-WARM_UP = 2
 FIRST = "PyTorch, plain"
 Run = Callable[[torch.Tensor], list[np.ndarray]]
 
@@ -105,21 +104,6 @@ def ways(name: str, backbone: nn.Module, folder: Path) -> dict[str, Run]:
     return made
 
 
-def take_turns(calls: dict[str, Callable[[], Any]], rounds: int) -> dict[str, list[float]]:
-    """Time each call once a round; the next round starts with another one."""
-    for call in calls.values():
-        for _ in range(WARM_UP):
-            call()
-    seconds: dict[str, list[float]] = {name: [] for name in calls}
-    names = list(calls)
-    for turn in range(rounds):
-        for name in (*names[turn % len(names) :], *names[: turn % len(names)]):
-            start = time.perf_counter()
-            calls[name]()
-            seconds[name].append(time.perf_counter() - start)
-    return seconds
-
-
 def measure(name: str, shapes: list[str], rounds: int) -> list[dict[str, Any]]:
     """Time a backbone with random weights in all ways at each shape."""
     torch.manual_seed(0)
@@ -142,7 +126,7 @@ def measure(name: str, shapes: list[str], rounds: int) -> list[dict[str, Any]]:
                     if way not in (FIRST, "MMDetection's own")
                 }
                 calls = {way: lambda run=run, x=images: run(x) for way, run in runs.items()}
-                seconds = take_turns(calls, rounds)
+                seconds = time_interleaved(calls, rounds).seconds
             results.append(
                 {"model": name, "shape": shape, "seconds": seconds, "differences": differences}
             )

@@ -240,9 +240,8 @@ def test_weights_only_is_never_given_up(tmp_path, monkeypatch):
     monkeypatch.setattr(torch, "load", spy)
     torch.save(training_checkpoint(), tmp_path / "a.pth")
     safe_load(tmp_path / "a.pth")
-    monkeypatch.setattr(
-        READER, "read_through", lambda *args: None
-    )  # which refuses all of them before
+    # It refuses all of them before.
+    monkeypatch.setattr(READER, "read_through", lambda *args: None)
     for name, pickled in PICKLES.items():
         with pytest.raises(CheckpointError):
             safe_load(as_zip(tmp_path / f"{name}.pth", pickled(tmp_path / "canary")))
