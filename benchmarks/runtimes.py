@@ -1,8 +1,7 @@
 """Measure what runs a backbone on a CPU: PyTorch in four ways, ONNX Runtime and OpenVINO.
 
 All in one process, with the allocator tuned, taking turns. Everything is made as the tools make it:
-files for images of any size, `--compile` and `--dtype bfloat16` as in `tools/infer.py`, where all
-images have one size.
+files for images of any size, `--compile` and `--dtype bfloat16` as in `tools/infer.py`.
 """
 
 from __future__ import annotations
@@ -113,7 +112,6 @@ def measure(name: str, shapes: list[str], rounds: int) -> list[dict[str, Any]]:
     with tempfile.TemporaryDirectory() as folder:
         runs = ways(name, backbone, Path(folder))
         for shape in shapes:
-            torch.compiler.reset()  # what is compiled is for one size
             images = torch.randn(1, 3, *map(int, shape.split("x")))
             with torch.inference_mode():
                 expected = runs[FIRST](images)

@@ -57,10 +57,8 @@ def use_channels_last(model: nn.Module) -> None:
 
 
 def compile_backbone(model: nn.Module, inference: bool = False, **options: Any) -> None:
-    """Compile the model's backbone.
+    """Compile the model's backbone for images of any size.
 
-    For training it is compiled once for images of any size. For inference it is compiled for the
-    size of the first images, which is the fastest, and when other sizes come once more for any.
     Heads, with their NMS and matching of boxes, would break into many graphs and be compiled anew
     again and again.
 
@@ -83,7 +81,7 @@ def compile_backbone(model: nn.Module, inference: bool = False, **options: Any) 
         if inference:
             options["options"] = {"freezing": True, **options.get("options", {})}
     log("the first images compile the backbone and take long")
-    backbone.compile(dynamic=None if inference else True, **options)
+    backbone.compile(dynamic=True, **options)
 
 
 def _check_compiler() -> None:
