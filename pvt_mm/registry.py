@@ -5,6 +5,8 @@ string alone is enough in a config of any OpenMMLab project. Each registry impor
 ``locations`` on first use only.
 """
 
+from importlib.util import find_spec
+
 from mmengine.registry import DATA_SAMPLERS as MMENGINE_DATA_SAMPLERS
 from mmengine.registry import DATASETS as MMENGINE_DATASETS
 from mmengine.registry import HOOKS as MMENGINE_HOOKS
@@ -29,6 +31,8 @@ __all__ = [
 ]
 
 _CLS = "pvt_mm.classification"
+# A classifier or a segmenter needs no mmdet.
+_DET = ["pvt_mm.data.by_name"] if find_spec("mmdet") else []
 
 MODELS = Registry(
     "model",
@@ -36,12 +40,12 @@ MODELS = Registry(
     scope="pvt_mm",
     locations=["pvt_mm.backbones", _CLS, "pvt_mm.runtimes.model", "pvt_mm.training.losses"],
 )
-DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="pvt_mm", locations=[_CLS])
+DATASETS = Registry("dataset", parent=MMENGINE_DATASETS, scope="pvt_mm", locations=[_CLS, *_DET])
 DATA_SAMPLERS = Registry(
     "data sampler", parent=MMENGINE_DATA_SAMPLERS, scope="pvt_mm", locations=[_CLS]
 )
 TRANSFORMS = Registry("transform", parent=MMENGINE_TRANSFORMS, scope="pvt_mm", locations=[_CLS])
-METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="pvt_mm", locations=[_CLS])
+METRICS = Registry("metric", parent=MMENGINE_METRICS, scope="pvt_mm", locations=[_CLS, *_DET])
 HOOKS = Registry(
     "hook",
     parent=MMENGINE_HOOKS,

@@ -35,6 +35,7 @@ train_dataloader = dict(
     batch_size=8,
     num_workers=1,
     dataset=dict(
+        type="pvt_mm.CocoDataset",
         data_root=data_root,
         ann_file="annotations/instances_training.json",
         data_prefix=dict(img="images/training/"),
@@ -47,6 +48,7 @@ val_dataloader = dict(
     batch_size=16,
     num_workers=1,
     dataset=dict(
+        type="pvt_mm.CocoDataset",
         data_root=data_root,
         ann_file="annotations/instances_validation.json",
         data_prefix=dict(img="images/validation/"),
@@ -55,7 +57,7 @@ val_dataloader = dict(
     ),
 )
 test_dataloader = val_dataloader
-val_evaluator = dict(ann_file=val_ann_file)
+val_evaluator = dict(type="pvt_mm.CocoMetric", ann_file=val_ann_file)
 test_evaluator = val_evaluator
 
 # Held-out images are looked at once, at the end.

@@ -7,8 +7,8 @@ _base_ = [
 model = dict(backbone=dict(_delete_=True))
 
 data_root = _base_.coco_root
-train_dataloader = val_dataloader = test_dataloader = dict(dataset=dict(data_root=data_root))
-val_evaluator = test_evaluator = dict(ann_file=data_root + _base_.coco_val)
+train_dataloader = val_dataloader = test_dataloader = dict(dataset=_base_.coco_dataset)
+val_evaluator = test_evaluator = _base_.coco_metric
 
 train_cfg = dict(type="pvt_mm.ResumableIterLoop")
 default_hooks = dict(checkpoint=dict(type="pvt_mm.SafeCheckpointHook"))

@@ -12,9 +12,9 @@ train_pipeline = [
     _base_.crop_mstrain if step.type == "Resize" else step for step in _base_.train_pipeline
 ]
 data_root = _base_.coco_root
-train_dataloader = dict(dataset=dict(data_root=data_root, pipeline=train_pipeline))
-val_dataloader = test_dataloader = dict(dataset=dict(data_root=data_root))
-val_evaluator = test_evaluator = dict(ann_file=data_root + _base_.coco_val)
+train_dataloader = dict(dataset=dict(_base_.coco_dataset, pipeline=train_pipeline))
+val_dataloader = test_dataloader = dict(dataset=_base_.coco_dataset)
+val_evaluator = test_evaluator = _base_.coco_metric
 
 train_cfg = dict(type="pvt_mm.ResumableEpochLoop", max_epochs=36)
 default_hooks = dict(checkpoint=dict(type="pvt_mm.SafeCheckpointHook"))

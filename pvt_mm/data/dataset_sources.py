@@ -53,6 +53,11 @@ class Source:
         return type(self.dataset).load_data_list.__qualname__ == "CocoDataset.load_data_list"
 
     @property
+    def labels_by_name(self) -> bool:
+        """Whether its labels follow the names of its classes, in whatever order its file is."""
+        return getattr(self.dataset, "labels_by_name", False)
+
+    @property
     def name(self) -> str:
         """Its annotation file, or its folder of images."""
         prefix = self.dataset.data_prefix
@@ -86,6 +91,7 @@ class Source:
             evaluation=self.dataset.test_mode,
             objects=self.is_coco,
             scored=self.scored,
+            by_name=self.labels_by_name,
         )
 
     def image_reader(self) -> ImageReader:

@@ -23,8 +23,8 @@ __all__ = ["check_evaluators"]
 OF_THE_PIPELINE = ("VOCMetric", "IoUMetric", "SemSegMetric")
 
 
-def _files(cfg: Config, split: str) -> Iterator[str]:
-    """Yield the annotation files that a split's CocoMetrics read.
+def _files(cfg: Config, split: str) -> Iterator[tuple[str, bool]]:
+    """Yield the annotation files that a split's CocoMetrics read, and whether they read by name.
 
     Raises:
         UserError: If an evaluator's file on this disk is missing.
@@ -34,8 +34,9 @@ def _files(cfg: Config, split: str) -> Iterator[str]:
         if isinstance(path, str) and "://" not in path:
             if not Path(path).exists():
                 raise UserError(f"{where}: annotation file {path} not found")
-            if str(node.get("type")).rpartition(".")[2] == "CocoMetric":
-                yield path
+            scope, _, kind = str(node.get("type")).rpartition(".")
+            if kind == "CocoMetric":
+                yield path, scope == "pvt_mm"
 
 
 def check_evaluators(cfg: Config, split: str, sources: Sequence[Source]) -> Iterator[Finding]:
@@ -56,8 +57,8 @@ def check_evaluators(cfg: Config, split: str, sources: Sequence[Source]) -> Iter
     yield from _check_voc(cfg, split, sources)
     files = list(_files(cfg, split))
     if sources and all(source.is_coco and source.reads_coco for source in sources):
-        for path in files:
-            yield from _check_file(path, sources)
+        for path, by_name in files:
+            yield from _check_file(path, by_name, sources)
 
 
 def _check_order(cfg: Config, split: str, sources: Sequence[Source]) -> Iterator[Finding]:
@@ -91,14 +92,15 @@ def _check_voc(cfg: Config, split: str, sources: Sequence[Source]) -> Iterator[F
         yield Finding(kind, found, str(source.dataset.data_root or source.name))
 
 
-def _check_file(path: str, sources: Sequence[Source]) -> Iterator[Finding]:
+def _check_file(path: str, by_name: bool, sources: Sequence[Source]) -> Iterator[Finding]:
     """Check that a file in COCO's format has the data sets' images, classes and objects.
 
-    A CocoMetric finds an image's truth by its id, and a label's category by its place: in a file of
-    another split or order it scores against something else without a word.
+    A CocoMetric finds an image's truth by its id, and mmdet's finds a label's category by its place:
+    in a file of another split or order it scores against something else without a word.
 
     Args:
         path: The file.
+        by_name: Whether the metric finds a label's category by the name of its class.
         sources: The data sets that the evaluator scores, each of a sound annotation file.
 
     Yields:
@@ -111,7 +113,7 @@ def _check_file(path: str, sources: Sequence[Source]) -> Iterator[Finding]:
     beside = some(files)
     classes = sources[0].classes
     named = [entry["name"] for entry in mine["categories"] if entry["name"] in classes]
-    if tuple(named) != classes:
+    if (sorted(named) if by_name else named) != (sorted(classes) if by_name else [*classes]):
         found = f"categories {some(named, 5)}, but classes {some(classes, 5)}"
         yield Finding("evaluator-file", f"{found} of {beside}", path)
         return

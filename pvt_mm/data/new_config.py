@@ -208,7 +208,7 @@ class Plan:
             'keys = ("img_id", "img_path", "ori_shape", "img_shape", "scale_factor")',
             'test_pipeline = [load, resize, labels, dict(type="PackDetInputs", meta_keys=keys)]',
             "dataset = dict(",
-            '    _delete_=True, type="CocoDataset", data_root=data_root,',
+            '    _delete_=True, type="pvt_mm.CocoDataset", data_root=data_root,',
             '    data_prefix=dict(img="images/"),',
             f"    metainfo=dict(classes=classes, category_ids={ids}),",
             ")",

@@ -65,6 +65,7 @@ def check_coco(
     evaluation: bool = False,
     objects: bool = True,
     scored: bool = True,
+    by_name: bool = False,
 ) -> CocoFile:
     """Check a file; what is wrong goes to ``findings``.
 
@@ -76,11 +77,12 @@ def check_coco(
         evaluation: Whether the data set is evaluated on, not trained on.
         objects: Whether to check annotations as those of boxes and masks.
         scored: Whether predictions are compared with the annotations; else there need be none.
+        by_name: Whether labels follow the names of the classes, not the order of the file.
 
     Returns:
         What the file holds, as far as it could be read.
     """
-    check = _Check(path, findings, masks, evaluation, objects, scored)
+    check = _Check(path, findings, masks, evaluation, objects, scored, by_name)
     try:
         check.read(JsonItems(path))
     except OSError as error:
@@ -93,9 +95,10 @@ def check_coco(
 
 
 class _Check:
-    def __init__(self, path, findings, masks, evaluation, objects, scored) -> None:
+    def __init__(self, path, findings, masks, evaluation, objects, scored, by_name) -> None:
         self.path, self.findings = path, findings
         self.masks, self.evaluation, self.objects = masks, evaluation, objects
+        self.by_name = by_name
         self.needed = LISTS if scored else [key for key in LISTS if key != "annotations"]
         self.content = CocoFile()
         self.lists: set[str] = set()
@@ -257,6 +260,8 @@ class _Check:
         # As mmdet does it: the label is the category's place among those of the file that are
         # classes, whatever the order of the classes.
         labels = [number for number, name in self.categories.items() if name in classes]
+        if self.by_name:
+            labels.sort(key=lambda number: classes.index(self.categories[number]))
         for label, number in enumerate(labels):
             name = self.categories[number]
             meant = classes[label] if label < len(classes) else "no class"

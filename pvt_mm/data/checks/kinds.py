@@ -52,7 +52,8 @@ KINDS: dict[str, Kind] = {
         ERROR,
         "the classes of the config in the order of the file, none missing in between: labels "
         "count the file's categories",
-        "order metainfo.classes of the data set like the file, or list all classes in the file",
+        "list all classes in the file; let labels go by their names (type='pvt_mm.CocoDataset', "
+        "and 'pvt_mm.CocoMetric' in the evaluator), or order metainfo.classes like the file",
     ),
     "class-name": Kind(
         ERROR,
@@ -165,7 +166,8 @@ KINDS: dict[str, Kind] = {
     "evaluator-file": Kind(
         ERROR,
         "the data set's own images (by id and file name), objects, and classes in their order",
-        "set the evaluator's ann_file to the file of the data set that is tested",
+        "set the evaluator's ann_file to the file of the data set that is tested; if only the order "
+        "differs, type='pvt_mm.CocoMetric' goes by names",
     ),
     "evaluator-labels": Kind(
         ERROR,
