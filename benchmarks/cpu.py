@@ -31,7 +31,7 @@ PARTS = {
     "inference-bfloat16-pvt_v2_b2": f"pvt_v2_b2 --dtype bfloat16 {INFERENCE} {ALL}",
     "inference-pvt_v2_b2_li": f"pvt_v2_b2_li {INFERENCE} pvt_mm_plain,timm,transformers",
     "train-pvt_small": f"pvt_small {TRAINING} pvt_mm_plain,mmdet,transformers",
-    "train-pvt_v2_b2": f"pvt_v2_b2 {TRAINING} {ALL}",
+    "train-pvt_v2_b2": f"pvt_v2_b2 {TRAINING} pvt_mm_recompute,{ALL}",
     "train-pvt_v2_b2_li": f"pvt_v2_b2_li {TRAINING} pvt_mm_plain,timm,transformers",
     "train-with_cp-pvt_v2_b2": f"pvt_v2_b2 --with-cp {TRAINING} {ALL}",
 }

@@ -327,7 +327,7 @@ def test_a_mistake_is_one_line(arguments, message, capsys):
 def test_a_peer_that_nobody_knows_is_refused(capsys):
     with pytest.raises(SystemExit):
         cli.main(["pvt_small", "--against", "mmdet,jax"])
-    known = "jax is unknown; known are pvt_mm_plain, mmdet, timm, transformers"
+    known = "jax is unknown; known are pvt_mm_plain, pvt_mm_recompute, mmdet, timm, transformers"
     assert known in capsys.readouterr().err
 
 

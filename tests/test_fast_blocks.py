@@ -14,9 +14,9 @@ from pvt_mm.kernels.cpu.bands import cut_in_bands
 from pvt_mm.kernels.cpu.linear import linear
 
 
-def fast(module):
+def fast(module, recompute=True):
     """Accelerate a module, all of it."""
-    assert not accelerate(module).plain
+    assert not accelerate(module, recompute=recompute).plain
     return module
 
 
@@ -48,12 +48,21 @@ def band_bytes(request, monkeypatch):
     return request.param
 
 
+@pytest.fixture(params=[False, True], ids=["MKL's gradients", "oneDNN's gradients"])
+def gradients(request, monkeypatch):
+    monkeypatch.setattr(linear_module, "FEWEST_TOKENS", 1)
+    monkeypatch.setattr(linear_module, "mkl_is_slow", lambda: request.param)
+
+
 @pytest.mark.parametrize("version", MLPS)
 @pytest.mark.parametrize("batch, hw", MAPS)
-def test_mlp_and_its_gradients_follow_the_formula(version, batch, hw, band_bytes):
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_mlp_and_its_gradients_follow_the_formula(
+    version, batch, hw, dtype, band_bytes, gradients, threads
+):
     torch.manual_seed(0)
-    mlp = MLPS[version]().double()
-    tokens = torch.randn(batch, hw[0] * hw[1], 8, dtype=torch.float64, requires_grad=True)
+    mlp = MLPS[version]().to(dtype)
+    tokens = torch.randn(batch, hw[0] * hw[1], 8, dtype=dtype, requires_grad=True)
     grad = torch.randn_like(tokens)
     inputs = (tokens, *mlp.parameters())
     expected = expected_mlp(mlp, tokens, hw)
@@ -107,20 +116,24 @@ def test_autocast_holds_in_the_backward_pass_too(version, band_bytes):
         assert (ours - theirs).norm() < 0.05 * theirs.norm()
 
 
-def test_a_large_map_keeps_its_hidden_tokens_once_for_the_backward_pass(monkeypatch):
+@pytest.mark.parametrize("recompute", [True, False])
+def test_what_a_large_map_keeps_for_the_backward_pass(recompute, monkeypatch):
     set_band_bytes(monkeypatch, 24 * 6 * 4 * 8)  # eight rows
-    mlp, tokens = fast(ConvMlp(8, 24)), torch.randn(1, 32 * 6, 8, requires_grad=True)
+    mlp, tokens = fast(ConvMlp(8, 24), recompute), torch.randn(1, 32 * 6, 8, requires_grad=True)
     wide = {}
 
     def keep(tensor):
-        if tensor.shape[-1] == 24 and tensor.ndim == 3:
-            wide[tensor.untyped_storage().data_ptr()] = tensor.shape[1]
+        if 24 in tensor.shape and tensor.numel() >= 24 * 6 * 8:
+            wide[tensor.untyped_storage().data_ptr()] = tensor.numel() // 24
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
         out = mlp(tokens, (32, 6))
     rows = sum(wide.values()) // 6
-    assert rows == 32 + 6, "three borders of bands, with a row of halo on either side"
+    if recompute:
+        assert rows == 32 + 6, "three borders of bands, with a row of halo on either side"
+    else:
+        assert rows == 3 * 32, "what the convolution, the GELU and the second layer were given"
     out.sum().backward()
 
 

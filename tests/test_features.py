@@ -47,7 +47,8 @@ def prepare(request, monkeypatch):
 
     def prepare(model):
         if request.param != "plain":
-            assert not accelerate(model).plain
+            recompute = request.param == "tiles and bands"
+            assert not accelerate(model, recompute=recompute).plain
         return model
 
     return prepare

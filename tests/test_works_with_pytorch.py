@@ -375,12 +375,14 @@ def test_swapping_keeps_parameters_names_and_hooks(name):
     blocks = sum(ARCHS[name].depths)
     assert len(done.swapped) == 3 * blocks and list(done.plain) == []
     assert list(map(id, model.parameters())) == parameters and list(model.state_dict()) == keys
-    assert accelerate(model).swapped == [], "a second call has nothing to do"
+    assert accelerate(model, recompute=True).swapped == [], "a second call only sets the option"
+    assert all(block.mlp.recompute for block in model.block1)
     with torch.no_grad():
         model(procedural_image(64, 64))
     assert calls == [1]
     assert len(restore(model)) == 3 * blocks
     assert type(model.block1[0]) is type(build(name).block1[0])
+    assert not hasattr(model.block1[0].mlp, "recompute")
 
 
 def test_what_was_changed_stays_plain_and_is_named():

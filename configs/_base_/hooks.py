@@ -1,6 +1,7 @@
 # What the hooks of every recipe are, whatever else its config imports.
 custom_hooks = [
-    # Fast twins in the place of the PVTs' plain modules; without it the results are the same.
+    # Fast twins in the place of the PVTs' plain modules; without it the results are the same. On a
+    # CPU recompute=True trains with a third less memory, more slowly.
     dict(type="pvt_mm.AccelerateHook"),
     # In bfloat16, boxes are computed in float32.
     dict(type="pvt_mm.Float32BoxesHook"),

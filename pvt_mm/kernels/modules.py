@@ -1,9 +1,8 @@
 """The fast twins of the backbones' modules: the same parameters, names and results.
 
-On CPUs a large map goes through a block band by band (:mod:`pvt_mm.kernels.cpu.bands`), in
-training the MLP's activations are computed anew in the backward pass
-(:mod:`pvt_mm.kernels.cpu.recompute`), and tall products are oneDNN's
-(:mod:`pvt_mm.kernels.cpu.linear`). On GPUs the depth-wise convolution and the GELU are one kernel
+On CPUs a large map goes through a block band by band (:mod:`pvt_mm.kernels.cpu.bands`), and tall
+products are oneDNN's (:mod:`pvt_mm.kernels.cpu.linear`); in training the MLP's activations may be
+computed anew in the backward pass (:mod:`pvt_mm.kernels.cpu.recompute`). On GPUs the depth-wise convolution and the GELU are one kernel
 (:mod:`pvt_mm.kernels.gpu`). What each gains and costs: docs/kernels.md.
 
 A twin computes past its parts, so that hooks on these would not fire. As soon as somebody hooks,
@@ -41,9 +40,13 @@ def _project(layer: nn.Linear, tokens: Tensor) -> Tensor:
 
 
 class FastMlp(Mlp):
-    """:class:`~pvt_mm.backbones.mlp.Mlp`, whose hidden tokens of a large map exist in bands."""
+    """:class:`~pvt_mm.backbones.mlp.Mlp`, whose hidden tokens of a large map exist in bands.
+
+    With ``recompute`` also in training on CPUs, where they are activated anew in the backward pass.
+    """
 
     halo = 0  # rows above and below a token that its result depends on
+    recompute = False
 
     def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
         """Mix the channels of each token of an ``hw`` map."""
@@ -54,7 +57,7 @@ class FastMlp(Mlp):
             return self.mix(tokens, Band.whole(hw))
         if not torch.is_grad_enabled():
             return map_in_bands(self.mix, tokens, hw, hidden_dims, self.halo)
-        if self.training and self.drop.p > 0:
+        if not self.recompute or (self.training and self.drop.p > 0):
             return self.mix(tokens, Band.whole(hw))  # dropout must not be drawn anew
         fc1, fc2 = (self.fc1.weight, self.fc1.bias), (self.fc2.weight, self.fc2.bias)
         params = self._activation_params()

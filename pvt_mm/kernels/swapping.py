@@ -9,7 +9,7 @@ from torch import nn
 
 from pvt_mm.backbones.block import DropPath
 from pvt_mm.backbones.mlp import DepthwiseConv
-from pvt_mm.kernels.modules import TWINS
+from pvt_mm.kernels.modules import TWINS, FastMlp
 from pvt_mm.kernels.parts import obstacle
 from pvt_mm.wording import some
 
@@ -32,7 +32,7 @@ class Acceleration:
     plain: dict[str, str] = field(default_factory=dict)
 
 
-def accelerate(model: nn.Module) -> Acceleration:
+def accelerate(model: nn.Module, *, recompute: bool = False) -> Acceleration:
     """Make the PVTs in a model fast, in place: each block, attention and MLP becomes its fast twin.
 
     Results stay the same up to rounding. Parameters, buffers, names, hooks and the modules
@@ -44,6 +44,8 @@ def accelerate(model: nn.Module) -> Acceleration:
 
     Args:
         model: A backbone, or whatever has some inside.
+        recompute: Whether the MLPs, in training on CPUs, keep one of their three wide tensors and
+            compute the others anew in the backward pass: two thirds of the memory, more time.
 
     Returns:
         What was swapped and what was not; the latter is logged as well.
@@ -65,6 +67,9 @@ def accelerate(model: nn.Module) -> Acceleration:
         else:
             module.__class__ = twin
             done.swapped.append(name)
+    for module in model.modules():
+        if isinstance(module, FastMlp) and module.recompute != recompute:
+            module.recompute = recompute
     if done.plain:
         reasons = [f"{name or 'the model'} ({reason})" for name, reason in done.plain.items()]
         print_log(f"accelerate leaves plain: {some(reasons)}", logger="current")
@@ -83,6 +88,7 @@ def restore(model: nn.Module) -> list[str]:
     restored = []
     for name, module in model.named_modules():
         if type(module) in _PLAIN:
+            vars(module).pop("recompute", None)
             module.__class__ = _PLAIN[type(module)]
             restored.append(name)
     return restored

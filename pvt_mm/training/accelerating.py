@@ -16,7 +16,14 @@ class AccelerateHook(Hook):
 
     Before that :func:`pvt_mm.tune_allocator`, which our tools have called already and other entry
     points have not.
+
+    Args:
+        recompute: Whether a training on a CPU shall need less memory and more time, see
+            :func:`pvt_mm.accelerate`.
     """
+
+    def __init__(self, recompute: bool = False) -> None:
+        self.recompute = recompute
 
     def before_run(self, runner: Runner) -> None:
         """Swap the modules; parameters stay the optimizer's."""
@@ -24,4 +31,4 @@ class AccelerateHook(Hook):
         if isinstance(runner, FlexibleRunner):
             # FSDP has wrapped the blocks already, to recompute what the fast ones free themselves.
             return
-        accelerate(runner.model)
+        accelerate(runner.model, recompute=self.recompute)

@@ -27,7 +27,7 @@ __all__ = [
     "mmdet_arguments",
 ]
 
-CONTENDERS = ("pvt_mm", "pvt_mm_plain", "mmdet", "timm", "transformers")
+CONTENDERS = ("pvt_mm", "pvt_mm_plain", "pvt_mm_recompute", "mmdet", "timm", "transformers")
 # Those that do not live in the environment that trains.
 PEER_PACKAGES = ("timm", "transformers")
 
@@ -92,6 +92,12 @@ def _pvt_mm(arch: Arch, shape: tuple[int, int], with_cp: bool) -> Contender:
 def _pvt_mm_plain(arch: Arch, shape: tuple[int, int], with_cp: bool) -> Contender:
     contender = _pvt_mm(arch, shape, with_cp)
     restore(contender.module)
+    return contender
+
+
+def _pvt_mm_recompute(arch: Arch, shape: tuple[int, int], with_cp: bool) -> Contender:
+    contender = _pvt_mm(arch, shape, with_cp)
+    accelerate(contender.module, recompute=True)
     return contender
 
 
@@ -203,6 +209,7 @@ def _best_attention(kind: type[nn.Module], config: object) -> tuple[nn.Module, s
 _BUILDERS: dict[str, Callable[[Arch, tuple[int, int], bool], Contender]] = {
     "pvt_mm": _pvt_mm,
     "pvt_mm_plain": _pvt_mm_plain,
+    "pvt_mm_recompute": _pvt_mm_recompute,
     "mmdet": _mmdet,
     "timm": _timm,
     "transformers": _transformers,
