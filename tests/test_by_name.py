@@ -18,7 +18,7 @@ MMDET = ("CocoDataset", "CocoMetric")
 
 
 def shuffled(content):
-    """Objects of both classes, the categories in another order than the classes, ids as they were."""
+    """Objects of both classes, and the categories in another order than these."""
     content["annotations"][1]["category_id"] = 2
     content["categories"].reverse()
 

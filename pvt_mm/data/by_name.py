@@ -43,8 +43,8 @@ class ByNameCOCO(COCO):
 class CocoDataset(MMDetCocoDataset):
     """mmdet's ``CocoDataset`` whose labels are places in ``metainfo.classes``.
 
-    For a file that lists its categories in the order of the classes, as COCO's own do, it is the same
-    data set. Arguments are those of mmdet's.
+    For a file that lists its categories in the order of the classes, as COCO's own do, it is the
+    same data set. Arguments are those of mmdet's.
     """
 
     COCOAPI = ByNameCOCO

@@ -95,8 +95,8 @@ def _check_voc(cfg: Config, split: str, sources: Sequence[Source]) -> Iterator[F
 def _check_file(path: str, by_name: bool, sources: Sequence[Source]) -> Iterator[Finding]:
     """Check that a file in COCO's format has the data sets' images, classes and objects.
 
-    A CocoMetric finds an image's truth by its id, and mmdet's finds a label's category by its place:
-    in a file of another split or order it scores against something else without a word.
+    A CocoMetric finds an image's truth by its id, and mmdet's finds a label's category by its
+    place: in a file of another split or order it scores against something else without a word.
 
     Args:
         path: The file.

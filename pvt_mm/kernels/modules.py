@@ -2,8 +2,9 @@
 
 On CPUs a large map goes through a block band by band (:mod:`pvt_mm.kernels.cpu.bands`), and tall
 products are oneDNN's (:mod:`pvt_mm.kernels.cpu.linear`); in training the MLP's activations may be
-computed anew in the backward pass (:mod:`pvt_mm.kernels.cpu.recompute`). On GPUs the depth-wise convolution and the GELU are one kernel
-(:mod:`pvt_mm.kernels.gpu`). What each gains and costs: docs/kernels.md.
+computed anew in the backward pass (:mod:`pvt_mm.kernels.cpu.recompute`). On GPUs the depth-wise
+convolution and the GELU are one kernel (:mod:`pvt_mm.kernels.gpu`). What each gains and costs:
+docs/kernels.md.
 
 A twin computes past its parts, so that hooks on these would not fire. As soon as somebody hooks,
 wraps or replaces a part, and in recorded graphs, it computes as the plain module does.

@@ -166,8 +166,8 @@ KINDS: dict[str, Kind] = {
     "evaluator-file": Kind(
         ERROR,
         "the data set's own images (by id and file name), objects, and classes in their order",
-        "set the evaluator's ann_file to the file of the data set that is tested; if only the order "
-        "differs, type='pvt_mm.CocoMetric' goes by names",
+        "set the evaluator's ann_file to the file of the data set that is tested; if only the "
+        "order differs, type='pvt_mm.CocoMetric' goes by names",
     ),
     "evaluator-labels": Kind(
         ERROR,
