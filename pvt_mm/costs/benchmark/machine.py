@@ -27,7 +27,7 @@ SPEED_VARIABLES = (
 
 
 def describe_machine(device: str = "cpu") -> dict[str, Any]:
-    """Processor, threads, load and versions, for the head of a report.
+    """Processor and what PyTorch uses of it, threads, load and versions, for the head of a report.
 
     Args:
         device: ``'cpu'`` or ``'cuda'``.
@@ -41,6 +41,7 @@ def describe_machine(device: str = "cpu") -> dict[str, Any]:
     versions["torch"] = torch.__version__
     found: dict[str, Any] = {
         "processor": _processor(),
+        "instructions": torch.backends.cpu.get_cpu_capability(),
         "cores": len(os.sched_getaffinity(0)),
         "threads": torch.get_num_threads(),
         "load": round(os.getloadavg()[0], 2),

@@ -154,6 +154,8 @@ def machine_lines(machine: dict[str, Any]) -> str:
     """One paragraph on where the figures come from."""
     versions = ", ".join(f"{name} {number}" for name, number in machine["versions"].items())
     place = machine.get("gpu") or machine["processor"]
+    if "gpu" not in machine and "instructions" in machine:
+        place = f"{place} with {machine['instructions']}"
     rates = ", ".join(
         f"{rate / 1e9:.0f} GFLOP/s in {name}"
         for name, rate in machine.get("gemm_flops", {}).items()
