@@ -9,6 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from pvt_mm.devices import has_bfloat16
+
 __all__ = ["gemm_rates"]
 
 SIDE = 2048
@@ -27,7 +29,8 @@ def gemm_rates(side: int = SIDE, seconds: float = SECONDS) -> dict[str, float]:
 
     Returns:
         FLOP/s of the fastest call, by ``'float32'``, ``'float32 by oneDNN'`` and ``'bfloat16'``;
-        without the second where PyTorch has no oneDNN.
+        without the second where PyTorch has no oneDNN, without the third where the processor would
+        emulate it, which takes a minute for one product.
     """
     a = torch.randn(side, side, generator=torch.Generator().manual_seed(0))
     ways: dict[str, Callable[[], Tensor]] = {"float32": lambda: a @ a}
@@ -35,8 +38,9 @@ def gemm_rates(side: int = SIDE, seconds: float = SECONDS) -> dict[str, float]:
         maps = a.t().reshape(1, side, side, 1).to(memory_format=torch.channels_last)
         kernel = a[:, :, None, None]
         ways["float32 by oneDNN"] = lambda: F.conv2d(maps, kernel)
-    half = a.bfloat16()
-    ways["bfloat16"] = lambda: half @ half
+    if has_bfloat16("cpu"):
+        half = a.bfloat16()
+        ways["bfloat16"] = lambda: half @ half
     with torch.inference_mode():
         return {name: 2 * side**3 / _fastest(way, seconds) for name, way in ways.items()}
 
