@@ -5,6 +5,7 @@ import json
 import pytest
 import torch
 from bad_data import CLASSES, Case, coco_content, coco_place, with_evaluator
+from mmdet.datasets.api_wrappers import COCO
 from mmdet.structures import DetDataSample
 from mmengine.config import Config
 from mmengine.registry import DATASETS, METRICS, DefaultScope
@@ -12,15 +13,21 @@ from mmengine.structures import InstanceData
 
 from pvt_mm.data.check_dataset import check_dataset
 from pvt_mm.data.checks import KINDS as FAULTS
+from pvt_mm.reporting.coco_results import CocoResults
 
 KINDS = ("pvt_mm.CocoDataset", "pvt_mm.CocoMetric")
 MMDET = ("CocoDataset", "CocoMetric")
 
 
 def shuffled(content):
-    """Objects of both classes, and the categories in another order than these."""
+    """Objects of both classes, and the categories in another order, with ids that fall."""
     content["annotations"][1]["category_id"] = 2
     content["categories"].reverse()
+    ids = {1: 7, 2: 3}
+    for entry in content["categories"]:
+        entry["id"] = ids[entry["id"]]
+    for entry in content["annotations"]:
+        entry["category_id"] = ids[entry["category_id"]]
 
 
 def by_name(config, kinds=KINDS):
@@ -58,16 +65,21 @@ def read(config):
 
 def score(dataset, metric, labels):
     """Score predictions that are the truth's boxes with the given labels, by name."""
-    names = dataset.metainfo["classes"]
     for index, label in enumerate(labels):
-        info = dataset.get_data_info(index)
-        sample = DetDataSample(metainfo=dict(img_id=info["img_id"], ori_shape=(64, 48)))
-        boxes = torch.tensor([instance["bbox"] for instance in info["instances"]])
-        sample.pred_instances = InstanceData(
-            bboxes=boxes, scores=torch.ones(1), labels=torch.tensor([names.index(label)])
-        )
-        metric.process({}, [sample.to_dict()])
+        metric.process({}, [sample_of(dataset, index, label).to_dict()])
     return metric.evaluate(len(dataset))
+
+
+def sample_of(dataset, index, label):
+    """Predict an image's one box, with a label by name."""
+    info = dataset.get_data_info(index)
+    sample = DetDataSample(metainfo=dict(img_id=info["img_id"], ori_shape=(64, 48)))
+    sample.pred_instances = InstanceData(
+        bboxes=torch.tensor([instance["bbox"] for instance in info["instances"]]),
+        scores=torch.ones(1),
+        labels=torch.tensor([dataset.metainfo["classes"].index(label)]),
+    )
+    return sample
 
 
 def test_labels_and_ap_follow_the_names(place):
@@ -76,6 +88,18 @@ def test_labels_and_ap_follow_the_names(place):
     figures = score(dataset, metric, labels)
     assert figures["coco/bbox_mAP"] == 1
     assert figures["coco/disc_precision"] == figures["coco/box_precision"] == 1
+
+
+def test_each_class_has_the_ap_of_its_own_name(place):
+    """The one box is called a disc: no box was found, and two of three discs are right."""
+    dataset, metric, _ = read(by_name(place))
+    for _ in range(2):  # a metric is used again after each epoch
+        figures = score(dataset, metric, ["disc", "disc", "disc"])
+        assert figures["coco/box_precision"] == 0 and figures["coco/disc_precision"] > 0.6
+    samples = [sample_of(dataset, index, "disc").to_dict() for index in range(3)]
+    results = CocoResults(COCO(dataset.ann_file), dataset.cat_ids, metric, samples)
+    disc, box = results.average_precisions["box AP"]
+    assert disc == pytest.approx(figures["coco/disc_precision"], abs=1e-3) and box == 0
 
 
 def test_the_right_labels_fail_by_mmdets_own_classes(place):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 from mmdet.datasets import CocoDataset as MMDetCocoDataset
 from mmdet.datasets.api_wrappers import COCO
 from mmdet.evaluation import CocoMetric as MMDetCocoMetric
@@ -55,8 +56,14 @@ class CocoDataset(MMDetCocoDataset):
 class CocoMetric(MMDetCocoMetric):
     """mmdet's ``CocoMetric`` that finds a label's category by the name of the class.
 
-    Arguments are those of mmdet's.
+    Each class's AP is told under its own name, too, which mmdet's does only if the ids of the
+    categories rise. Arguments are those of mmdet's.
+
+    Attributes:
+        label_ids: The category's id of each label, once something was scored.
     """
+
+    label_ids: Sequence[int] = ()
 
     def compute_metrics(self, results: list) -> dict[str, float]:
         """Score predictions.
@@ -67,8 +74,14 @@ class CocoMetric(MMDetCocoMetric):
         Returns:
             AP and AR by name.
         """
-        if self.cat_ids is None and self._coco_api is not None:
+        if self._coco_api is not None:
             classes = self.dataset_meta["classes"]
             ids = self._coco_api.get_cat_ids(cat_names=classes)
-            self.cat_ids = in_order_of(classes, ids, self._coco_api)
+            self.label_ids = in_order_of(classes, ids, self._coco_api)
+            # pycocotools sorts the ids, and mmdet names what it makes by the places in this list.
+            self.cat_ids = sorted(ids)
+            place = np.array([self.cat_ids.index(number) for number in self.label_ids])
+            results = [
+                (truth, {**found, "labels": place[found["labels"]]}) for truth, found in results
+            ]
         return super().compute_metrics(results)

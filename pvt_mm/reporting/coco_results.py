@@ -51,7 +51,9 @@ class CocoResults:
         for kind in self.found:
             evaluation = self._evaluate(kind, self.metric.iou_thrs)
             evaluation.accumulate()
-            precision = evaluation.eval["precision"][:, :, :, 0, -1]  # IoU, recall, class
+            # pycocotools has sorted the ids.
+            order = [evaluation.params.catIds.index(key) for key in self.cat_ids]
+            precision = evaluation.eval["precision"][:, :, order, 0, -1]  # IoU, recall, class
             named[f"{KINDS[kind]} AP"] = _by_class(precision)
             for name, iou in NAMED_IOUS.items():
                 at = np.isclose(self.metric.iou_thrs, iou)

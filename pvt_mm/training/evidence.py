@@ -188,8 +188,9 @@ class _OfCoco(_Counts):
 
     def doubts(self, metric: BaseMetric) -> Iterator[str]:
         file = metric._coco_api
-        names = [file.cats[key]["name"] for key in metric.cat_ids]
-        truth = dict.fromkeys(metric.cat_ids, 0)
+        ids = getattr(metric, "label_ids", metric.cat_ids)  # in the order of the labels
+        names = [file.cats[key]["name"] for key in ids]
+        truth = dict.fromkeys(ids, 0)
         for entry in file.anns.values():
             counts = not entry.get("iscrowd") and not entry.get("ignore")
             if counts and entry["category_id"] in truth:
