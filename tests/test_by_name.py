@@ -155,3 +155,25 @@ def test_a_class_that_the_file_lacks_in_between_is_refused(tmp_path, kinds):
     (finding,) = found_in(config)
     assert finding.kind == "category-order"
     assert "'box' (id 2) gets label 0, which is 'disc'" in finding.found
+
+
+@pytest.mark.parametrize("kinds", [MMDET, KINDS], ids=["mmdet's", "by name"])
+def test_ids_that_fall_permute_the_names_of_mmdets_figures(tmp_path, kinds):
+    """The file is in the order of the classes, and mAP is right; the check tells of the names."""
+
+    def renumber(content):
+        content["annotations"][1]["category_id"] = 2
+        for entry in content["categories"]:
+            entry["id"] = 9 - entry["id"]
+        for entry in content["annotations"]:
+            entry["category_id"] = 9 - entry["category_id"]
+
+    config = by_name(with_evaluator(tmp_path, renumber), kinds)
+    (tmp_path / "a.json").write_text((tmp_path / "truth.json").read_text())
+    figures = score(*read(config)[:2], ["disc", "disc", "disc"])
+    wrong = kinds == MMDET
+    assert (figures["coco/disc_precision"] == 0) == wrong, "no disc is right, it says"
+    assert (figures["coco/box_precision"] == 0) != wrong
+    assert found_in(config) == []
+    config.write_text(config.read_text() + "val_evaluator['classwise'] = True\n")
+    assert [each.kind for each in found_in(config)] == ["evaluator-classwise"] * wrong

@@ -23,8 +23,8 @@ __all__ = ["check_evaluators"]
 OF_THE_PIPELINE = ("VOCMetric", "IoUMetric", "SemSegMetric")
 
 
-def _files(cfg: Config, split: str) -> Iterator[tuple[str, bool]]:
-    """Yield the annotation files that a split's CocoMetrics read, and whether they read by name.
+def _files(cfg: Config, split: str) -> Iterator[tuple[str, Mapping]]:
+    """Yield the annotation files that a split's CocoMetrics read, and the metrics' configs.
 
     Raises:
         UserError: If an evaluator's file on this disk is missing.
@@ -34,9 +34,8 @@ def _files(cfg: Config, split: str) -> Iterator[tuple[str, bool]]:
         if isinstance(path, str) and "://" not in path:
             if not Path(path).exists():
                 raise UserError(f"{where}: annotation file {path} not found")
-            scope, _, kind = str(node.get("type")).rpartition(".")
-            if kind == "CocoMetric":
-                yield path, scope == "pvt_mm"
+            if str(node.get("type")).rpartition(".")[2] == "CocoMetric":
+                yield path, node
 
 
 def check_evaluators(cfg: Config, split: str, sources: Sequence[Source]) -> Iterator[Finding]:
@@ -57,8 +56,8 @@ def check_evaluators(cfg: Config, split: str, sources: Sequence[Source]) -> Iter
     yield from _check_voc(cfg, split, sources)
     files = list(_files(cfg, split))
     if sources and all(source.is_coco and source.reads_coco for source in sources):
-        for path, by_name in files:
-            yield from _check_file(path, by_name, sources)
+        for path, metric in files:
+            yield from _check_file(path, metric, sources)
 
 
 def _check_order(cfg: Config, split: str, sources: Sequence[Source]) -> Iterator[Finding]:
@@ -92,7 +91,7 @@ def _check_voc(cfg: Config, split: str, sources: Sequence[Source]) -> Iterator[F
         yield Finding(kind, found, str(source.dataset.data_root or source.name))
 
 
-def _check_file(path: str, by_name: bool, sources: Sequence[Source]) -> Iterator[Finding]:
+def _check_file(path: str, metric: Mapping, sources: Sequence[Source]) -> Iterator[Finding]:
     """Check that a file in COCO's format has the data sets' images, classes and objects.
 
     A CocoMetric finds an image's truth by its id, and mmdet's finds a label's category by its
@@ -100,7 +99,7 @@ def _check_file(path: str, by_name: bool, sources: Sequence[Source]) -> Iterator
 
     Args:
         path: The file.
-        by_name: Whether the metric finds a label's category by the name of its class.
+        metric: The config of the metric that reads it.
         sources: The data sets that the evaluator scores, each of a sound annotation file.
 
     Yields:
@@ -113,10 +112,15 @@ def _check_file(path: str, by_name: bool, sources: Sequence[Source]) -> Iterator
     beside = some(files)
     classes = sources[0].classes
     named = [entry["name"] for entry in mine["categories"] if entry["name"] in classes]
+    by_name = str(metric["type"]).startswith("pvt_mm.")
     if (sorted(named) if by_name else named) != (sorted(classes) if by_name else [*classes]):
         found = f"categories {some(named, 5)}, but classes {some(classes, 5)}"
         yield Finding("evaluator-file", f"{found} of {beside}", path)
         return
+    ids = [entry["id"] for entry in mine["categories"] if entry["name"] in classes]
+    if metric.get("classwise") and not by_name and ids != sorted(ids):
+        found = f"ids {some(ids, 5)} of {some(named, 5)}, which CocoMetric names in rising order"
+        yield Finding("evaluator-classwise", found, path)
     if len(files) == 1 and os.path.samefile(path, files[0]):
         return
     theirs = [_content(file) for file in files]

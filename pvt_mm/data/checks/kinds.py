@@ -163,6 +163,11 @@ KINDS: dict[str, Kind] = {
         "as many classes in the model's heads as the data set has",
         "set num_classes of the heads, or metainfo.classes of the data set",
     ),
+    "evaluator-classwise": Kind(
+        WARNING,
+        "categories whose ids rise, for the AP of each class to stand beside its own name",
+        "the classes' names are permuted, mAP is right; type='pvt_mm.CocoMetric' goes by names",
+    ),
     "evaluator-file": Kind(
         ERROR,
         "the data set's own images (by id and file name), objects, and classes in their order",
