@@ -188,7 +188,7 @@ class _OfCoco(_Counts):
 
     def doubts(self, metric: BaseMetric) -> Iterator[str]:
         file = metric._coco_api
-        ids = getattr(metric, "label_ids", metric.cat_ids)  # in the order of the labels
+        ids = getattr(metric, "label_ids", ()) or metric.cat_ids  # in the order of the labels
         names = [file.cats[key]["name"] for key in ids]
         truth = dict.fromkeys(ids, 0)
         for entry in file.anns.values():
