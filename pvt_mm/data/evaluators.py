@@ -111,13 +111,14 @@ def _check_file(path: str, metric: Mapping, sources: Sequence[Source]) -> Iterat
         return
     beside = some(files)
     classes = sources[0].classes
-    named = [entry["name"] for entry in mine["categories"] if entry["name"] in classes]
+    listed = [entry for entry in mine["categories"] if entry["name"] in classes]
+    named, ids = [entry["name"] for entry in listed], [entry["id"] for entry in listed]
     by_name = str(metric["type"]).startswith("pvt_mm.")
-    if (sorted(named) if by_name else named) != (sorted(classes) if by_name else [*classes]):
+    ordered = sorted if by_name else list
+    if ordered(named) != ordered(classes):
         found = f"categories {some(named, 5)}, but classes {some(classes, 5)}"
         yield Finding("evaluator-file", f"{found} of {beside}", path)
         return
-    ids = [entry["id"] for entry in mine["categories"] if entry["name"] in classes]
     if metric.get("classwise") and not by_name and ids != sorted(ids):
         found = f"ids {some(ids, 5)} of {some(named, 5)}, which CocoMetric names in rising order"
         yield Finding("evaluator-classwise", found, path)

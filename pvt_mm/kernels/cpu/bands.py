@@ -14,8 +14,9 @@ __all__ = ["Band", "cut_in_bands", "map_in_bands", "wants_bands"]
 
 # What a band may hold, in bytes: it stays in a processor's cache, and where the C library gives a
 # whole map's memory back to the system each time, fresh pages cost several times what a GELU does.
-# Training cuts all maps that are larger, as it keeps something for each block. Where nothing is
-# kept, smaller maps than the second would lose time and gain memory that nobody misses.
+# A training that recomputes cuts all maps that are larger, as it keeps something for each block.
+# Where nothing is kept, smaller maps than the second would lose time and gain memory that nobody
+# misses.
 BAND_BYTES = 8 * 2**20
 LARGE_BYTES = 32 * 2**20
 
