@@ -15,6 +15,7 @@ from mmengine.config import Config
 from PIL import Image
 
 from pvt_mm.checkpoints import download
+from pvt_mm.config.arguments import check_arguments
 from pvt_mm.config.loading import check_options, drop_pretrained, load_config
 from pvt_mm.data.dataset_sources import Source
 from pvt_mm.errors import UserError
@@ -358,6 +359,46 @@ COMMAND_FAULTS = {
         [DETECTOR, "--cfg-options", FROM_SCRATCH, "val_evaluator.type=VOCMetric"],
         "val_evaluator has ann_file, backend_args, format_only, which VOCMetric does not take; ",
     ),
+    "a schedule with arguments of another": (
+        train.main,
+        [SEGMENTOR, "--cfg-options", FROM_SCRATCH, "train_cfg.max_epochs=2"],
+        "train_cfg has max_epochs, which ResumableIterLoop does not take; it takes dynamic_",
+    ),
+    "arguments of no hook": (
+        train.main,
+        [DETECTOR, "--cfg-options", FROM_SCRATCH, "custom_hooks.0.every=2"],
+        "custom_hooks.0 has every, which AccelerateHook does not take; it takes priority, ",
+    ),
+    "arguments of no scheduler": (
+        train.main,
+        [DETECTOR, "--cfg-options", FROM_SCRATCH, "param_scheduler.0.warmup=2"],
+        "param_scheduler.0 has warmup, which LinearLR does not take",
+    ),
+    "arguments of no optimizer": (
+        train.main,
+        [DETECTOR, "--cfg-options", FROM_SCRATCH, "optim_wrapper.optimizer.momentum=0.9"],
+        "optim_wrapper.optimizer has momentum, which AdamW does not take; it takes ",
+    ),
+    "arguments of no neck": (
+        train.main,
+        [DETECTOR, "--cfg-options", FROM_SCRATCH, "model.neck.levels=2"],
+        "model.neck has levels, which FPN does not take; it takes act_cfg, ",
+    ),
+    "arguments of no visualizer": (
+        train.main,
+        [DETECTOR, "--cfg-options", FROM_SCRATCH, "visualizer.colour=2"],
+        "visualizer has colour, which ",
+    ),
+    "arguments of no log": (
+        train.main,
+        [DETECTOR, "--cfg-options", FROM_SCRATCH, "log_processor.window=2"],
+        "log_processor has window, which LogProcessor does not take; it takes ",
+    ),
+    "arguments of no sampler": (
+        test.main,
+        [DETECTOR, "good.pth", "--cfg-options", "test_dataloader.sampler.order=2"],
+        "test_dataloader.sampler has order, which DefaultSampler does not take",
+    ),
     "one evaluator that is none": (
         test.main,
         [DETECTOR, "good.pth", "--cfg-options", "test_evaluator=[a]"],
@@ -547,6 +588,12 @@ def test_options_that_the_parser_refuses(place, capsys, option, named):
         train.main([DETECTOR, "--cfg-options", option])
     assert stop.value.code == 2
     assert named in capsys.readouterr().err
+
+
+def test_arguments_that_a_head_drops_are_no_fault():
+    """MMDetection's MaskFormerHead takes any keyword and hands none of them on."""
+    head = {"type": "mmdet.MaskFormerHead", "in_index": [0]}
+    check_arguments(Config({"model": {"type": "mmdet.MaskFormer", "panoptic_head": head}}), [])
 
 
 def test_other_errors_keep_their_traceback(place, monkeypatch):

@@ -11,17 +11,9 @@ from typing import Any
 from mmengine.config import Config, ConfigDict
 from mmengine.config.utils import MODULE2PACKAGE
 from mmengine.logging import print_log
-from mmengine.registry import (
-    DATASETS,
-    HOOKS,
-    METRICS,
-    MODELS,
-    OPTIMIZERS,
-    PARAM_SCHEDULERS,
-    TRANSFORMS,
-)
 from mmengine.runner import Runner
 
+from pvt_mm.config.arguments import arguments_of
 from pvt_mm.config.kinds import check_kinds
 from pvt_mm.config.unread import EXTRA_KEYS, check_unread
 from pvt_mm.errors import UserError
@@ -30,7 +22,6 @@ from pvt_mm.wording import one_line
 
 __all__ = [
     "CHECKOUT_CONFIGS",
-    "arguments_of",
     "check_options",
     "drop_pretrained",
     "find_forked_mmseg",
@@ -141,23 +132,6 @@ def check_options(cfg: Config, options: Mapping[str, Any]) -> None:
 def _list_hint(key: str, depth: int, items: Sequence) -> str:
     parent = ".".join(key.split(".")[:depth])
     return f"{parent} is a list of {len(items)}; expected an index from 0 to {len(items) - 1}"
-
-
-def arguments_of(cfg: Config, node: Any) -> set[str]:
-    """Return the names of the arguments of the class that a dict describes, if it does."""
-    kind = node.get("type") if isinstance(node, Mapping) else None
-    scope = node.get("_scope_", cfg.get("default_scope", "mmengine")) if kind else ""
-    for root in (MODELS, DATASETS, TRANSFORMS, METRICS, HOOKS, OPTIMIZERS, PARAM_SCHEDULERS):
-        if not isinstance(kind, str):
-            break
-        with root.switch_scope_and_registry(scope) as registry:
-            found = registry.get(kind)
-        if isinstance(found, type):
-            kind = found
-    if not isinstance(kind, type):
-        return set()
-    signatures = [inspect.signature(base.__init__) for base in kind.__mro__]
-    return {name for signature in signatures for name in signature.parameters} - {"self"}
 
 
 def _new_key(cfg: Config, key: str, depth: int, node: Any) -> None:

@@ -7,6 +7,7 @@ from pathlib import Path
 from mmengine.config import Config
 from mmengine.runner import CheckpointLoader
 
+from pvt_mm.config.arguments import check_arguments
 from pvt_mm.config.loading import walk
 from pvt_mm.data.data_checks import check_data
 from pvt_mm.data.demo.make_data import make_absent_demo_data
@@ -33,6 +34,7 @@ def check_train(cfg: Config) -> None:
     if cfg.get("train_dataloader") is None or cfg.get("train_cfg") is None:
         raise UserError("the config has no train_dataloader, or no train_cfg")
     splits = ("train", "val") if cfg.get("val_cfg") is not None else ("train",)
+    check_arguments(cfg, splits)
     make_absent_demo_data(cfg, splits)
     check_data(cfg, splits, read_annotations=is_first_here())
     _load_pretrained(cfg)
@@ -54,6 +56,7 @@ def check_test(cfg: Config) -> None:
     if cfg.get("test_dataloader") is None:
         raise UserError("the config has no test_dataloader")
     check_evaluator(cfg, "test")
+    check_arguments(cfg, ("test",))
     make_absent_demo_data(cfg, ("test",))
     check_data(cfg, ("test",), read_annotations=is_first_here())
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from mmengine.config import Config
 
-from pvt_mm.config.loading import arguments_of, log
+from pvt_mm.config.loading import log
 from pvt_mm.errors import UserError
 from pvt_mm.training.evidence import ITEMS
 from pvt_mm.wording import some
@@ -47,9 +47,6 @@ def drop_incomplete(cfg: Config, needed: str) -> None:
 def check_evaluator(cfg: Config, split: str) -> None:
     """Check that a validation's or a test's evaluator is a metric's dict, or a list of such.
 
-    Its keys have to be arguments of the metric: those of another one stay where a config changes
-    the type alone.
-
     Args:
         cfg: The config; without an evaluator it is fine.
         split: ``"val"`` or ``"test"``.
@@ -63,13 +60,6 @@ def check_evaluator(cfg: Config, split: str) -> None:
             raise UserError(
                 f"{split}_evaluator is {evaluator!r}; expected a metric's dict, such as "
                 "dict(type='CocoMetric', ...), or a list of them"
-            )
-        known = arguments_of(cfg, one)
-        if known and (unknown := sorted(one.keys() - known - {"type", "_scope_"})):
-            raise UserError(
-                f"{split}_evaluator has {some(unknown)}, which {one['type']} does not take; it "
-                f"takes {some(sorted(known - {'args', 'kwargs'}), 20)}. To replace the whole "
-                "evaluator of a base config, write _delete_=True into the dict"
             )
 
 
