@@ -57,7 +57,7 @@ def in_pytorch(backbone: nn.Module, dtype: str, fast: bool, compiled: bool) -> R
     """Run a copy of the backbone in one of PyTorch's ways."""
     model = Holder(backbone)
     if fast:
-        accelerate(model)
+        accelerate(model, prepack=True)
     if dtype == "bfloat16":
         compute_in_bfloat16(model, "cpu")
     if compiled:

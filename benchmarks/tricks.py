@@ -36,6 +36,7 @@ CPU = "pvt_mm.kernels.cpu"
 # What is replaced to leave a trick out. Each name is where the code that uses it looks it up.
 TRICKS = {
     "without bands": {f"{CPU}.bands.LARGE_BYTES": NEVER},
+    "without prepacked weights": {"pvt_mm.kernels.modules.can_prepack": lambda layer, x: False},
     "with recomputation": {"pvt_mm.kernels.modules.FastMlp.recompute": True},
     "without own linear layers": {
         f"{CPU}.linear.FEWEST_TOKENS": NEVER,
@@ -56,7 +57,11 @@ TRICKS = {
         f"{CPU}.linear.is_recording": lambda: True,
     },
 }
-ONLY = {"without bands": "inference", "with recomputation": "train"}
+ONLY = {
+    "without bands": "inference",
+    "without prepacked weights": "inference",
+    "with recomputation": "train",
+}
 SHAPES = ((224, 224), (512, 512), (800, 1344))
 HEADER = ("model", "mode", "input", "tricks", "median", "x time", "memory", "x memory")
 

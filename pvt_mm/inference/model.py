@@ -99,7 +99,7 @@ def load_model(
         raise CheckpointError(f"{path} holds no state dict, but a {type(content).__name__}")
     network = build_model(cfg)
     load_matching(network, content, path)
-    accelerate(network)
+    accelerate(network, prepack=True)
     network.to(device).eval()
     if dtype and choose_dtype(dtype, device) == "bfloat16":
         compute_in_bfloat16(network, device)

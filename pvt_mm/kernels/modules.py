@@ -2,7 +2,8 @@
 
 On CPUs a large map goes through a block band by band (:mod:`pvt_mm.kernels.cpu.bands`), and tall
 products are oneDNN's (:mod:`pvt_mm.kernels.cpu.linear`); in training the MLP's activations may be
-computed anew in the backward pass (:mod:`pvt_mm.kernels.cpu.recompute`). On GPUs the depth-wise
+computed anew in the backward pass (:mod:`pvt_mm.kernels.cpu.recompute`); for inference weights may
+be sorted once for all calls (:mod:`pvt_mm.kernels.cpu.prepacked`). On GPUs the depth-wise
 convolution and the GELU are one kernel (:mod:`pvt_mm.kernels.gpu`). What each gains and costs:
 docs/kernels.md.
 
@@ -18,17 +19,29 @@ from torch import Tensor, nn
 
 from pvt_mm.backbones.attention import LinearSpatialReductionAttention, SpatialReductionAttention
 from pvt_mm.backbones.block import Block, DropPath
+from pvt_mm.backbones.embed import PatchEmbed
 from pvt_mm.backbones.mlp import ConvMlp, DepthwiseConv, Mlp
 from pvt_mm.kernels import gpu
 from pvt_mm.kernels.cpu.bands import Band, map_in_bands, wants_bands
 from pvt_mm.kernels.cpu.dot_product import attend
 from pvt_mm.kernels.cpu.linear import linear
+from pvt_mm.kernels.cpu.prepacked import can_prepack, convolve_prepacked, project_prepacked
 from pvt_mm.kernels.cpu.recompute import mlp_in_bands
 from pvt_mm.kernels.parts import obstacle
 from pvt_mm.kernels.recording import is_recording
 from pvt_mm.tokens import map_to_tokens, tokens_to_map
 
-__all__ = ["TWINS", "FastAttention", "FastBlock", "FastConvMlp", "FastLinearAttention", "FastMlp"]
+__all__ = [
+    "PREPACKED_TWINS",
+    "TWINS",
+    "FastAttention",
+    "FastBlock",
+    "FastConvMlp",
+    "FastLinearAttention",
+    "FastMlp",
+    "FastPatchEmbed",
+    "Products",
+]
 
 # Shape legend: B batch, (H, W) map in tokens, N = H*W tokens, M reduced tokens, C channels,
 # E hidden channels, h heads, d = C/h channels of a head; n tokens that a band reads.
@@ -36,11 +49,36 @@ __all__ = ["TWINS", "FastAttention", "FastBlock", "FastConvMlp", "FastLinearAtte
 QUERY_MAPS = 2  # as wide as the tokens: the queries, and what attention makes of them
 
 
-def _project(layer: nn.Linear, tokens: Tensor) -> Tensor:
-    return linear(tokens, layer.weight, layer.bias)
+class Products(nn.Module):
+    """The products of a fast module, on CPUs without a gradient with prepacked weights if asked."""
+
+    prepack = False
+
+    def project(self, layer: nn.Linear, tokens: Tensor) -> Tensor:
+        """Compute ``layer(tokens)``; tokens of ``(B, N, C)``."""
+        if self.prepack and can_prepack(layer, tokens):
+            return project_prepacked(layer, tokens)
+        return linear(tokens, layer.weight, layer.bias)
+
+    def convolve(self, layer: nn.Conv2d, maps: Tensor) -> Tensor:
+        """Compute ``layer(maps)``; maps of ``(B, C, H, W)``."""
+        if self.prepack and can_prepack(layer, maps):
+            return convolve_prepacked(layer, maps)
+        return layer(maps)
 
 
-class FastMlp(Mlp):
+class FastPatchEmbed(Products, PatchEmbed):
+    """:class:`~pvt_mm.backbones.embed.PatchEmbed`, its convolution prepacked if asked."""
+
+    def forward(self, x: Tensor) -> tuple[Tensor, tuple[int, int]]:
+        """Embed the patches of ``x``."""
+        if not self.prepack or is_recording() or obstacle(self):
+            return super().forward(x)
+        x = self.convolve(self.proj, x)
+        return self.norm(map_to_tokens(x)), (x.shape[2], x.shape[3])
+
+
+class FastMlp(Products, Mlp):
     """:class:`~pvt_mm.backbones.mlp.Mlp`, whose hidden tokens of a large map exist in bands.
 
     With ``recompute`` also in training on CPUs, where they are activated anew in the backward pass.
@@ -66,10 +104,10 @@ class FastMlp(Mlp):
 
     def mix(self, tokens: Tensor, band: Band) -> Tensor:
         """Mix the channels of the ``(B, n, C)`` tokens that a band reads, for those it makes."""
-        hidden = _project(self.fc1, tokens)  # (B, n, E)
+        hidden = self.project(self.fc1, tokens)  # (B, n, E)
         in_place = not torch.is_grad_enabled()
         hidden = self._activate(hidden, band, *self._activation_params(), in_place=in_place)
-        return self.drop(_project(self.fc2, self.drop(hidden)))
+        return self.drop(self.project(self.fc2, self.drop(hidden)))
 
     def _activation_params(self) -> tuple[Tensor, ...]:
         return ()
@@ -99,13 +137,16 @@ class FastConvMlp(FastMlp, ConvMlp):
         if gpu.is_available(hidden):
             return gpu.dwconv_gelu(hidden, weight, bias, band.hw)
         maps = tokens_to_map(hidden, band.hw)
-        maps = F.conv2d(maps, weight, bias, padding=1, groups=weight.shape[0])
+        if in_place:
+            maps = self.convolve(self.dwconv.dwconv, maps)
+        else:
+            maps = F.conv2d(maps, weight, bias, padding=1, groups=weight.shape[0])
         # Beyond a band the convolution saw zeros instead of rows, which spoils the halo only.
         hidden = band.without_halo(map_to_tokens(maps))
         return F.gelu(hidden) if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden)
 
 
-class FastAttention(SpatialReductionAttention):
+class FastAttention(Products, SpatialReductionAttention):
     """:class:`~pvt_mm.backbones.SpatialReductionAttention` on the fastest products of the CPU."""
 
     def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
@@ -114,18 +155,34 @@ class FastAttention(SpatialReductionAttention):
             return super().forward(tokens, hw)
         if hw[0] * hw[1] != tokens.shape[1]:
             raise ValueError(f"hw={tuple(hw)} does not match the {tokens.shape[1]} tokens given")
-        return self.mix(tokens, *self.keys_and_values(tokens, hw))
+        return self.mix(tokens, *self.make_keys_and_values(tokens, hw))
+
+    def make_keys_and_values(self, tokens: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
+        """Do what ``keys_and_values`` does, past the parts that it calls."""
+        k, v = self.project(self.kv, self.shrink(tokens, hw)).chunk(2, dim=2)  # (B, M, C) each
+        return self._split(k), self._split(v)
+
+    def shrink(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Do what ``reduce`` does, past the parts that it calls."""
+        if self.sr_ratio == 1 or min(hw) < self.sr_ratio:
+            return self.reduce(tokens, hw)
+        return self.norm(map_to_tokens(self.convolve(self.sr, tokens_to_map(tokens, hw))))
 
     def mix(self, tokens: Tensor, k: Tensor, v: Tensor) -> Tensor:
         """Attend from ``(B, n, C)`` tokens, all of a map or some, to keys and values."""
         drop = self.attn_drop_rate if self.training else 0.0
         # Without a name for them, the queries are gone before the projection needs memory.
-        out = attend(self._split(_project(self.q, tokens)), k, v, drop)  # (B, h, n, d)
-        return self.proj_drop(_project(self.proj, out.transpose(1, 2).flatten(2)))
+        out = attend(self._split(self.project(self.q, tokens)), k, v, drop)  # (B, h, n, d)
+        return self.proj_drop(self.project(self.proj, out.transpose(1, 2).flatten(2)))
 
 
 class FastLinearAttention(FastAttention, LinearSpatialReductionAttention):
     """:class:`~pvt_mm.backbones.LinearSpatialReductionAttention`, likewise."""
+
+    def shrink(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
+        """Do what ``reduce`` does, past the parts that it calls."""
+        pooled = self.pool(tokens_to_map(tokens, hw))  # (B, C, P, P)
+        return self.act(self.norm(map_to_tokens(self.convolve(self.sr, pooled))))
 
 
 class FastBlock(Block):
@@ -141,7 +198,7 @@ class FastBlock(Block):
         """Refine the tokens of an ``hw`` map."""
         if not self._works_in_bands(tokens):
             return super().forward(tokens, hw)
-        k, v = self.attn.keys_and_values(self.norm1(tokens), hw)
+        k, v = self.attn.make_keys_and_values(self.norm1(tokens), hw)
 
         def attend_band(tokens: Tensor, band: Band) -> Tensor:
             image = slice(band.image, band.image + 1)
@@ -177,3 +234,5 @@ TWINS: dict[type[nn.Module], type[nn.Module]] = {
     Mlp: FastMlp,
     SpatialReductionAttention: FastAttention,
 }
+# Which gain only if their weights are prepacked.
+PREPACKED_TWINS: dict[type[nn.Module], type[nn.Module]] = {PatchEmbed: FastPatchEmbed}

@@ -9,13 +9,14 @@ from torch import nn
 
 from pvt_mm.backbones.block import DropPath
 from pvt_mm.backbones.mlp import DepthwiseConv
-from pvt_mm.kernels.modules import TWINS, FastMlp
+from pvt_mm.kernels.cpu.prepacked import forget
+from pvt_mm.kernels.modules import PREPACKED_TWINS, TWINS, FastMlp, Products
 from pvt_mm.kernels.parts import obstacle
 from pvt_mm.wording import some
 
 __all__ = ["Acceleration", "accelerate", "restore"]
 
-_PLAIN = {twin: plain for plain, twin in TWINS.items()}
+_PLAIN = {twin: plain for twins in (TWINS, PREPACKED_TWINS) for plain, twin in twins.items()}
 _KNOWN = (*TWINS, *_PLAIN, DepthwiseConv, DropPath)
 
 
@@ -32,8 +33,8 @@ class Acceleration:
     plain: dict[str, str] = field(default_factory=dict)
 
 
-def accelerate(model: nn.Module, *, recompute: bool = False) -> Acceleration:
-    """Make the PVTs in a model fast, in place: each block, attention and MLP becomes its fast twin.
+def accelerate(model: nn.Module, *, recompute: bool = False, prepack: bool = False) -> Acceleration:
+    """Make the PVTs in a model fast, in place: their modules become their fast twins.
 
     Results stay the same up to rounding. Parameters, buffers, names, hooks and the modules
     themselves stay what they are, so that an optimizer or a state dict made before still fits: a
@@ -46,14 +47,20 @@ def accelerate(model: nn.Module, *, recompute: bool = False) -> Acceleration:
         model: A backbone, or whatever has some inside.
         recompute: Whether the MLPs, in training on CPUs, keep one of their three wide tensors and
             compute the others anew in the backward pass: two thirds of the memory, more time.
+        prepack: Whether inference on CPUs sorts each weight once, for all calls, as oneDNN reads
+            it, and keeps that beside the weight: less time, most of all for small images. A weight
+            that is changed through its ``.data``, which PyTorch does not count as a change, has to
+            be given to :func:`accelerate` again.
 
     Returns:
         What was swapped and what was not; the latter is logged as well.
     """
     done = Acceleration()
+    twins = TWINS | PREPACKED_TWINS if prepack else TWINS
+    forget(model)
     sharded = any(hasattr(module, "_fsdp_wrapped_module") for module in model.modules())
     for name, module in model.named_modules():
-        twin = TWINS.get(type(module))
+        twin = twins.get(type(module))
         if twin is None:
             continue
         if sharded:  # parameters come and go, also between a forward pass and its recomputation
@@ -70,6 +77,8 @@ def accelerate(model: nn.Module, *, recompute: bool = False) -> Acceleration:
     for module in model.modules():
         if isinstance(module, FastMlp) and module.recompute != recompute:
             module.recompute = recompute
+        if isinstance(module, Products) and module.prepack != prepack:
+            module.prepack = prepack  # an option is an attribute only where it is not the default
     if done.plain:
         reasons = [f"{name or 'the model'} ({reason})" for name, reason in done.plain.items()]
         print_log(f"accelerate leaves plain: {some(reasons)}", logger="current")
@@ -85,10 +94,12 @@ def restore(model: nn.Module) -> list[str]:
     Returns:
         The names of the modules that are plain again.
     """
+    forget(model)
     restored = []
     for name, module in model.named_modules():
         if type(module) in _PLAIN:
-            vars(module).pop("recompute", None)
+            for option in ("recompute", "prepack"):
+                vars(module).pop(option, None)
             module.__class__ = _PLAIN[type(module)]
             restored.append(name)
     return restored

@@ -85,7 +85,7 @@ def _import(package: str, module: str) -> ModuleType:
 def _pvt_mm(arch: Arch, shape: tuple[int, int], with_cp: bool) -> Contender:
     module = MODELS.build({**arch.config, "with_cp": with_cp})
     module.init_weights()
-    accelerate(module)
+    accelerate(module, prepack=True)  # as the Predictor does; a training does not ask for it
     return Contender(module, "with_cp" if with_cp else "")
 
 

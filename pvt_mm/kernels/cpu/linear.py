@@ -16,8 +16,9 @@ from pvt_mm.tokens import map_to_tokens, tokens_to_map
 __all__ = ["linear", "mkl_is_slow", "onednn_convolves", "weight_gradient"]
 
 CPU_INFO = Path("/proc/cpuinfo")
-# With fewer, a convolution's call costs more than it gains, where MKL uses the whole processor.
+# With fewer, a convolution's call costs more than it gains: it sorts the weight anew each time.
 FEWEST_TOKENS = 2048
+FEWEST_TOKENS_SLOW_MKL = 512
 
 # Shape legend: B batch, N tokens, C channels in, K channels out.
 
@@ -84,4 +85,6 @@ def _convolves(tokens: Tensor) -> bool:
         return False
     # Without AVX-512 its gradient of a weight takes thrice as long as MKL's, and with it on Intel's
     # processors as long.
-    return mkl_is_slow() or (tokens.shape[1] >= FEWEST_TOKENS and not torch.is_grad_enabled())
+    if mkl_is_slow():
+        return tokens.shape[1] >= FEWEST_TOKENS_SLOW_MKL
+    return tokens.shape[1] >= FEWEST_TOKENS and not torch.is_grad_enabled()

@@ -1,0 +1,96 @@
+"""Weights in the order in which oneDNN reads them, put into it once instead of in each call.
+
+For few tokens, as of a small image, sorting a weight takes as long as multiplying by it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import MutableMapping
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.utils.weak import WeakIdKeyDictionary
+
+from pvt_mm.devices import has_bfloat16
+from pvt_mm.kernels.recording import is_recording
+
+__all__ = ["can_prepack", "convolve_prepacked", "forget", "project_prepacked"]
+
+
+class _Packed(NamedTuple):
+    of: tuple[object, ...]  # which values of the parameters these are
+    weight: Tensor  # opaque
+    bias: Tensor | None
+
+
+# As long as their parameter lives. Copies and pickles of a model have none.
+_packed: MutableMapping[Tensor, _Packed] = WeakIdKeyDictionary()
+
+
+def can_prepack(layer: nn.Linear | nn.Conv2d, x: Tensor) -> bool:
+    """Whether the product of a layer with such tokens, or such a map, may be prepacked."""
+    if torch.is_grad_enabled() or is_recording() or type(x) is not Tensor:
+        return False
+    if layer.weight.is_inference():  # nobody counts their changes
+        return False
+    if x.device.type != "cpu" or not _has_operators():
+        return False
+    dtype = _computed_in(x)
+    return dtype == torch.float32 or (dtype == torch.bfloat16 and has_bfloat16("cpu"))
+
+
+def project_prepacked(layer: nn.Linear, tokens: Tensor) -> Tensor:
+    """Compute ``layer(tokens)``; tokens of ``(B, N, C)``."""
+    dtype = _computed_in(tokens)
+    packed = _get(layer, dtype)
+    if packed is None:
+        weight = torch.ops.mkldnn._reorder_linear_weight(layer.weight.detach().to(dtype))
+        packed = _keep(layer, dtype, weight)
+    pointwise = torch.ops.mkldnn._linear_pointwise
+    return pointwise(tokens.to(dtype), packed.weight, packed.bias, "none", [], "")
+
+
+def convolve_prepacked(layer: nn.Conv2d, maps: Tensor) -> Tensor:
+    """Compute ``layer(maps)``; maps of ``(B, C, H, W)``, the result has channels-last strides."""
+    dtype = _computed_in(maps)
+    maps = maps.to(dtype).contiguous(memory_format=torch.channels_last)
+    form = (layer.padding, layer.stride, layer.dilation, layer.groups)
+    packed = _get(layer, dtype)
+    if packed is None:
+        reorder = torch.ops.mkldnn._reorder_convolution_weight
+        packed = _keep(layer, dtype, reorder(layer.weight.detach().to(dtype), *form, maps.shape))
+    pointwise = torch.ops.mkldnn._convolution_pointwise
+    return pointwise(maps, packed.weight, packed.bias, *form, "none", [], "")
+
+
+def forget(model: nn.Module) -> None:
+    """Drop what was prepacked of a model's weights."""
+    for weight in model.parameters():
+        _packed.pop(weight, None)
+
+
+def _computed_in(x: Tensor) -> torch.dtype:
+    return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
+
+
+def _has_operators() -> bool:
+    has_both = hasattr(torch, "get_autocast_dtype") and torch.backends.mkldnn.is_available()
+    return has_both and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+
+
+def _values_of(layer: nn.Linear | nn.Conv2d, dtype: torch.dtype) -> tuple[object, ...]:
+    """Tell which values the parameters hold: assignments and optimizers' steps change it."""
+    parameters = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+    return dtype, *((id(one), one.data_ptr(), one.dtype, one._version) for one in parameters)
+
+
+def _get(layer: nn.Linear | nn.Conv2d, dtype: torch.dtype) -> _Packed | None:
+    packed = _packed.get(layer.weight)
+    return packed if packed is not None and packed.of == _values_of(layer, dtype) else None
+
+
+def _keep(layer: nn.Linear | nn.Conv2d, dtype: torch.dtype, weight: Tensor) -> _Packed:
+    bias = None if layer.bias is None else layer.bias.detach().to(dtype, copy=True)
+    packed = _packed[layer.weight] = _Packed(_values_of(layer, dtype), weight, bias)
+    return packed
