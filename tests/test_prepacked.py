@@ -135,6 +135,18 @@ def test_changed_weights_are_packed_anew(change):
     assert largest_difference(before, expected) > 1e-3
 
 
+def test_memory_that_another_weight_gets_is_not_mistaken_for_the_first():
+    """Allocators hand out what was freed: a pointer alone does not tell one weight from another."""
+    layer, tokens = torch.nn.Linear(256, 256), image(1, 8, 256)
+    with torch.no_grad():
+        for value in range(8):
+            layer.weight.data = torch.full((256, 256), float(value))
+            expected = torch.nn.functional.linear(tokens, layer.weight, layer.bias)
+            found = prepacked.project_prepacked(layer, tokens)
+            torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
+            layer.weight.data = torch.empty(0)  # the pointer is free
+
+
 def test_gradients_are_the_plain_backbones(packed_calls):
     plain, x = build(), image(1, 3, 64, 64)
     fast = copy.deepcopy(plain)

@@ -20,6 +20,7 @@ __all__ = ["can_prepack", "convolve_prepacked", "forget", "project_prepacked"]
 
 class _Packed(NamedTuple):
     of: tuple[object, ...]  # which values of the parameters these are
+    sources: list[Tensor]  # the parameters' memory, which nothing else gets as long as it is held
     weight: Tensor  # opaque
     bias: Tensor | None
 
@@ -79,10 +80,13 @@ def _has_operators() -> bool:
     return has_both and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 
 
+def _parameters(layer: nn.Linear | nn.Conv2d) -> list[Tensor]:
+    return [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
+
+
 def _values_of(layer: nn.Linear | nn.Conv2d, dtype: torch.dtype) -> tuple[object, ...]:
     """Tell which values the parameters hold: assignments and optimizers' steps change it."""
-    parameters = [layer.weight] if layer.bias is None else [layer.weight, layer.bias]
-    return dtype, *((id(one), one.data_ptr(), one.dtype, one._version) for one in parameters)
+    return dtype, *((one.data_ptr(), one.dtype, one._version) for one in _parameters(layer))
 
 
 def _get(layer: nn.Linear | nn.Conv2d, dtype: torch.dtype) -> _Packed | None:
@@ -91,6 +95,8 @@ def _get(layer: nn.Linear | nn.Conv2d, dtype: torch.dtype) -> _Packed | None:
 
 
 def _keep(layer: nn.Linear | nn.Conv2d, dtype: torch.dtype, weight: Tensor) -> _Packed:
-    bias = None if layer.bias is None else layer.bias.detach().to(dtype, copy=True)
-    packed = _packed[layer.weight] = _Packed(_values_of(layer, dtype), weight, bias)
+    sources = [one.detach() for one in _parameters(layer)]
+    bias = None if layer.bias is None else sources[1].to(dtype)
+    packed = _Packed(_values_of(layer, dtype), sources, weight, bias)
+    _packed[layer.weight] = packed
     return packed
