@@ -36,7 +36,7 @@ CPU = "pvt_mm.kernels.cpu"
 # What is replaced to leave a trick out. Each name is where the code that uses it looks it up.
 TRICKS = {
     "without bands": {f"{CPU}.bands.LARGE_BYTES": NEVER},
-    "without prepacked weights": {"pvt_mm.kernels.modules.can_prepack": lambda layer, x: False},
+    "without prepacked weights": {"pvt_mm.kernels.modules.can_prepack": lambda *args: False},
     "with recomputation": {"pvt_mm.kernels.modules.FastMlp.recompute": True},
     "without own linear layers": {
         f"{CPU}.linear.FEWEST_TOKENS": NEVER,

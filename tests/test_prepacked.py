@@ -55,9 +55,8 @@ def packed_calls(monkeypatch):
 
 
 @pytest.mark.parametrize("arch", ARCHS)
-@pytest.mark.parametrize("size", [(2, 3, 64, 96), (1, 3, 320, 256)], ids=str)
-def test_maps_are_those_of_the_plain_backbone(arch, size, packed_calls):
-    plain, x = build(arch), image(*size)
+def test_maps_are_those_of_the_plain_backbone(arch, packed_calls):
+    plain, x = build(arch), image(2, 3, 64, 96)
     fast = copy.deepcopy(plain)
     accelerate(fast, prepack=True)
     with torch.no_grad():
@@ -66,6 +65,18 @@ def test_maps_are_those_of_the_plain_backbone(arch, size, packed_calls):
             assert largest_difference(fast(x), expected) < 1e-4
     products = (torch.nn.Linear, torch.nn.Conv2d)
     assert {*packed_calls} == {part for part in fast.modules() if isinstance(part, products)}
+
+
+@pytest.mark.parametrize("arch", ["pvt_tiny", "pvt_v2_b0", "pvt_v2_b2_li"])
+def test_long_products_are_not_packed(arch, packed_calls):
+    plain, x = build(arch), image(1, 3, 320, 256)  # 80x64, 40x32, 20x16 and 10x8 tokens
+    fast = copy.deepcopy(plain)
+    accelerate(fast, prepack=True)
+    with torch.no_grad():
+        assert largest_difference(fast(x), plain(x)) < 1e-4
+    assert fast.block3[0].attn.q in packed_calls and fast.patch_embed4.proj in packed_calls
+    assert fast.block2[0].attn.q not in packed_calls
+    assert fast.patch_embed2.proj not in packed_calls
 
 
 @pytest.mark.skipif(not has_bfloat16("cpu"), reason="this processor has no bfloat16")

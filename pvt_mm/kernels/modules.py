@@ -56,13 +56,14 @@ class Products(nn.Module):
 
     def project(self, layer: nn.Linear, tokens: Tensor) -> Tensor:
         """Compute ``layer(tokens)``; tokens of ``(B, N, C)``."""
-        if self.prepack and can_prepack(layer, tokens):
+        if self.prepack and can_prepack(layer, tokens, tokens.shape[1]):
             return project_prepacked(layer, tokens)
         return linear(tokens, layer.weight, layer.bias)
 
     def convolve(self, layer: nn.Conv2d, maps: Tensor) -> Tensor:
         """Compute ``layer(maps)``; maps of ``(B, C, H, W)``."""
-        if self.prepack and can_prepack(layer, maps):
+        tokens = maps.shape[2] * maps.shape[3] // (layer.stride[0] * layer.stride[1])
+        if self.prepack and can_prepack(layer, maps, tokens):
             return convolve_prepacked(layer, maps)
         return layer(maps)
 

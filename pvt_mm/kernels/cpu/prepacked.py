@@ -18,6 +18,10 @@ from pvt_mm.kernels.recording import is_recording
 __all__ = ["can_prepack", "convolve_prepacked", "forget", "project_prepacked"]
 
 
+# With more, sorting takes a few percent of the product's time, which is not worth the memory.
+MOST_TOKENS = 1024
+
+
 class _Packed(NamedTuple):
     of: tuple[object, ...]  # which values of the parameters these are
     sources: list[Tensor]  # the parameters' memory, which nothing else gets as long as it is held
@@ -29,9 +33,17 @@ class _Packed(NamedTuple):
 _packed: MutableMapping[Tensor, _Packed] = WeakIdKeyDictionary()
 
 
-def can_prepack(layer: nn.Linear | nn.Conv2d, x: Tensor) -> bool:
-    """Whether the product of a layer with such tokens, or such a map, may be prepacked."""
+def can_prepack(layer: nn.Linear | nn.Conv2d, x: Tensor, tokens: int) -> bool:
+    """Whether a layer's product with ``x`` may use prepacked weights, and gains by it.
+
+    Args:
+        layer: The layer.
+        x: Tokens ``(B, N, C)`` or a map ``(B, C, H, W)``.
+        tokens: How many tokens of an image come out.
+    """
     if torch.is_grad_enabled() or is_recording() or type(x) is not Tensor:
+        return False
+    if tokens > MOST_TOKENS:
         return False
     if layer.weight.is_inference():  # nobody counts their changes
         return False
