@@ -86,7 +86,7 @@ def test_no_weight_is_kept_for_the_backward_pass(tiles):
 )
 def test_when_there_are_tiles(monkeypatch, change):
     calls = []
-    monkeypatch.setattr(dot_product, "mkl_is_slow", lambda: change != "Intel")
+    monkeypatch.setattr(dot_product, "mkl_is_half_as_fast", lambda: change != "Intel")
     monkeypatch.setattr(
         dot_product, "attend_in_tiles", lambda q, k, v: calls.append(1) or torch.zeros_like(q)
     )
@@ -105,22 +105,25 @@ def test_when_there_are_tiles(monkeypatch, change):
 
 
 @pytest.mark.parametrize(
-    ("vendor", "capability", "mkl", "slow"),
+    ("vendor", "family", "capability", "mkl", "slow", "half"),
     [
-        ("AuthenticAMD", "AVX512", True, True),
-        ("AuthenticAMD", "AVX2", True, False),
-        ("AuthenticAMD", "AVX512", False, False),
-        ("GenuineIntel", "AVX512", True, False),
-        (None, "AVX512", True, False),
+        ("AuthenticAMD", 26, "AVX512", True, True, True),  # Zen 5
+        ("AuthenticAMD", 25, "AVX512", True, True, False),  # Zen 4
+        ("AuthenticAMD", 25, "AVX2", True, False, False),  # Zen 3
+        ("AuthenticAMD", 26, "AVX512", False, False, False),
+        ("GenuineIntel", 6, "AVX512", True, False, False),
+        (None, 26, "AVX512", True, False, False),
     ],
 )
 def test_mkl_is_slow_on_wide_processors_of_others(
-    monkeypatch, tmp_path, vendor, capability, mkl, slow
+    monkeypatch, tmp_path, vendor, family, capability, mkl, slow, half
 ):
     info = tmp_path / "cpuinfo"
     if vendor:
-        info.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\n")
+        info.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\n")
     monkeypatch.setattr(linear, "CPU_INFO", info)
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
-    assert linear.mkl_is_slow.__wrapped__() == slow
+    monkeypatch.setattr(linear, "mkl_is_slow", linear.mkl_is_slow.__wrapped__)
+    assert linear.mkl_is_slow() == slow
+    assert linear.mkl_is_half_as_fast.__wrapped__() == half

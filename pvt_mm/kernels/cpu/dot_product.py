@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pvt_mm.kernels.cpu.linear import (
     linear,
-    mkl_is_slow,
+    mkl_is_half_as_fast,
     onednn_convolves,
     weight_gradient,
 )
@@ -33,7 +33,7 @@ FEWEST_SCORES = 2**18  # of a head; with fewer of either, calls cost more than t
 def attend(q: Tensor, k: Tensor, v: Tensor, drop_rate: float = 0.0) -> Tensor:
     """Mix the values by how well their keys match the queries: ``softmax(q k^T / sqrt(d)) v``.
 
-    PyTorch's own operator calls MKL, which uses half of the width of AMD's processors. There, tiles
+    PyTorch's own operator calls MKL, which uses half of the width of AMD's newest. There, tiles
     of queries are computed one after the other as 1x1 convolutions, which oneDNN computes. The
     numbers are the same up to rounding, and the weights never exist whole in either case.
 
@@ -59,7 +59,7 @@ def _tiles(q: Tensor, k: Tensor) -> bool:
         return False
     queries, keys = q.shape[2], k.shape[2]
     large = queries >= FEWEST_QUERIES and queries * keys >= FEWEST_SCORES
-    return large and mkl_is_slow()
+    return large and mkl_is_half_as_fast()
 
 
 def _spans(q: Tensor, k: Tensor, tile_bytes: int) -> Iterator[slice]:
