@@ -212,6 +212,31 @@ def test_parameters_made_in_inference_mode_are_not_packed(packed_calls):
     assert not packed_calls
 
 
+def test_types_that_do_not_fit_stay_an_error(packed_calls):
+    model = build()
+    accelerate(model, prepack=True)
+    model.block1[0].attn.q.bfloat16()
+    with torch.no_grad(), pytest.raises(RuntimeError, match="dtype"):
+        model(image(1, 3, 64, 64))
+
+
+def test_double_precision_stays_double(packed_calls):
+    model = build().double()
+    accelerate(model, prepack=True)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert model(image(1, 3, 64, 64).double())[0].dtype == torch.float64
+    assert not packed_calls
+
+
+def test_who_switches_onednn_off_gets_none_of_it(packed_calls):
+    plain, x = build(), image(1, 3, 64, 64)
+    fast = copy.deepcopy(plain)
+    accelerate(fast, prepack=True)
+    with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
+        assert largest_difference(fast(x), plain(x)) < 1e-4
+    assert not packed_calls
+
+
 def test_one_thread_packs_too(packed_calls):
     plain, x = build(), image(1, 3, 64, 64)
     fast = copy.deepcopy(plain)

@@ -17,7 +17,6 @@ from pvt_mm.kernels.recording import is_recording
 
 __all__ = ["can_prepack", "convolve_prepacked", "forget", "project_prepacked"]
 
-
 # With more, sorting takes a few percent of the product's time, which is not worth the memory.
 MOST_TOKENS = 1024
 
@@ -43,11 +42,15 @@ def can_prepack(layer: nn.Linear | nn.Conv2d, x: Tensor, tokens: int) -> bool:
     """
     if torch.is_grad_enabled() or is_recording() or type(x) is not Tensor:
         return False
-    if tokens > MOST_TOKENS:
+    if tokens > MOST_TOKENS or x.device.type != "cpu" or not _has_operators():
         return False
-    if layer.weight.is_inference():  # nobody counts their changes
+    if any(one.is_inference() for one in _parameters(layer)):  # nobody counts their changes
         return False
-    if x.device.type != "cpu" or not _has_operators():
+    # Other types are errors, or stay what they are under autocast: the layer's own call knows.
+    types = {x.dtype, *(one.dtype for one in _parameters(layer))}
+    if not types <= {torch.float32, torch.bfloat16}:
+        return False
+    if len(types) > 1 and not torch.is_autocast_enabled("cpu"):
         return False
     dtype = _computed_in(x)
     return dtype == torch.float32 or (dtype == torch.bfloat16 and has_bfloat16("cpu"))
@@ -88,8 +91,10 @@ def _computed_in(x: Tensor) -> torch.dtype:
 
 
 def _has_operators() -> bool:
-    has_both = hasattr(torch, "get_autocast_dtype") and torch.backends.mkldnn.is_available()
-    return has_both and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
+    if not (torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()):
+        return False
+    has_autocast = hasattr(torch, "get_autocast_dtype")  # since torch 2.4
+    return has_autocast and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 
 
 def _parameters(layer: nn.Linear | nn.Conv2d) -> list[Tensor]:
