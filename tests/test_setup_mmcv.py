@@ -13,8 +13,10 @@ import tarfile
 import time
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
+from packaging.version import parse
 from setup_helpers import ROOT, executable, install_torch
 
 from envsetup import checks, mmcv_source, mmcv_wheel
@@ -222,6 +224,23 @@ def test_the_source_is_fetched_whole_and_mended_even_if_its_metadata_fails(
         [sys.executable, "-c", script], cwd=source, capture_output=True, text=True
     )
     assert done.stdout == "2.1.0\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    ("torch", "standard"),
+    [("2.1.0", "c++17"), ("2.14.1+cpu", "c++17"), ("2.15.0+cu132", "c++20"), ("3.0.0", "c++20")],
+)
+def test_the_language_of_torchs_headers_is_asked_for(tmp_path, torch, standard):
+    """torch 2.15's need C++20, and what mmcv 2.1.0 appends to torch's own flags counts."""
+    (tmp_path / "setup.py").write_text(
+        "extra_compile_args = {'nvcc': []}\n"
+        "extra_compile_args['cxx'] = ['-std=c++17']\n"
+        "extra_compile_args['nvcc'] += ['-std=c++17']\n"
+    )
+    mmcv_source.mend(tmp_path)
+    found = {"parse_version": parse, "torch": SimpleNamespace(__version__=torch)}
+    exec((tmp_path / "setup.py").read_text(), found)
+    assert found["extra_compile_args"] == dict.fromkeys(("cxx", "nvcc"), [f"-std={standard}"])
 
 
 def test_a_source_that_cannot_be_had_is_said_in_pips_words(workshop, tmp_path):

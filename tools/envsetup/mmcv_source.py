@@ -9,6 +9,9 @@ from pathlib import Path
 
 from .venv import SetupError, Venv, say
 
+STANDARD = (
+    "'-std=c++20' if parse_version(torch.__version__) >= parse_version('2.15') else '-std=c++17'"
+)
 # File, what stands there in mmcv 2.1.0, what it becomes.
 PATCHES = (
     # From Python 3.13 on (PEP 667) every `locals()` of a function is a new copy, without what
@@ -17,6 +20,17 @@ PATCHES = (
         "setup.py",
         "exec(compile(f.read(), version_file, 'exec'))\n    return locals()['__version__']",
         "exec(compile(f.read(), version_file, 'exec'), own := {})\n    return own['__version__']",
+    ),
+    # torch's headers are C++20 from 2.15 on: `std::unordered_set has no member named contains`.
+    (
+        "setup.py",
+        "extra_compile_args['cxx'] = ['-std=c++17']",
+        f"extra_compile_args['cxx'] = [{STANDARD}]",
+    ),
+    (
+        "setup.py",
+        "extra_compile_args['nvcc'] += ['-std=c++17']",
+        f"extra_compile_args['nvcc'] += [{STANDARD}]",
     ),
 )
 
