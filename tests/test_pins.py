@@ -124,3 +124,14 @@ def test_citation_and_changelog_name_this_version():
     version = importlib.import_module("pvt_mm.version").__version__
     assert f"\nversion: {version}\n" in (ROOT / "CITATION.cff").read_text()
     assert f"\n## {version}" in (ROOT / "CHANGELOG.md").read_text()
+
+
+def test_the_versions_script_names_tests_that_exist(monkeypatch):
+    monkeypatch.syspath_prepend(str(ROOT / "tests" / "robustness"))
+    versions = importlib.import_module("versions")
+    tests = ROOT / "tests"
+    for name in versions.TESTS + versions.WITH_MMDET:
+        assert (tests / f"test_{name}.py").is_file(), name
+    for test in (test for deselected in versions.SINCE.values() for test in deselected):
+        file, _, function = test.partition("::")
+        assert f"def {function}" in (tests / file).read_text(), test

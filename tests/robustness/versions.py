@@ -30,14 +30,14 @@ FORKS = {"mmdet": "onedl-mmdetection"}  # the others are onedl-NAME
 
 # Tests that need torch and mmengine only.
 TESTS = (
-    *("features", "backbones", "attention", "mlp", "kernels", "classification"),
+    *("features", "backbones", "attention", "fast_blocks", "kernels", "classification"),
     *("safe_load", "bad_weights", "pretrained", "convert", "hub"),
 )
 WITH_MMDET = ("key_mapping", "registry", "stack")
 # The first torch that can do what these tests ask for; docs/versions.md says what that is.
 SINCE = {
     "2.4": (
-        "test_mlp.py::test_a_large_map_keeps_one_wide_tensor_for_the_backward_pass",
+        "test_fast_blocks.py::test_what_a_large_map_keeps_for_the_backward_pass",
         "test_kernels.py::test_benchmark_without_a_gpu",
         "test_kernels.py::test_when_the_kernel_is_installed",
         "test_kernels.py::test_which_tokens_the_kernel_serves",
