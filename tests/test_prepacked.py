@@ -28,6 +28,14 @@ def build(arch="pvt_v2_b0"):
     return backbone
 
 
+def build_both(arch="pvt_v2_b0"):
+    """A plain backbone, and a copy of it with prepacked weights."""
+    plain = build(arch)
+    fast = copy.deepcopy(plain)
+    accelerate(fast, prepack=True)
+    return plain, fast
+
+
 def image(*size):
     return torch.randn(*size, generator=torch.Generator().manual_seed(1))
 
@@ -56,9 +64,7 @@ def packed_calls(monkeypatch):
 
 @pytest.mark.parametrize("arch", ARCHS)
 def test_maps_are_those_of_the_plain_backbone(arch, packed_calls):
-    plain, x = build(arch), image(2, 3, 64, 96)
-    fast = copy.deepcopy(plain)
-    accelerate(fast, prepack=True)
+    (plain, fast), x = build_both(arch), image(2, 3, 64, 96)
     with torch.no_grad():
         expected = plain(x)
         for _ in range(2):  # packing, and having packed
@@ -69,9 +75,10 @@ def test_maps_are_those_of_the_plain_backbone(arch, packed_calls):
 
 @pytest.mark.parametrize("arch", ["pvt_tiny", "pvt_v2_b0", "pvt_v2_b2_li"])
 def test_long_products_are_not_packed(arch, packed_calls):
-    plain, x = build(arch), image(1, 3, 320, 256)  # 80x64, 40x32, 20x16 and 10x8 tokens
-    fast = copy.deepcopy(plain)
-    accelerate(fast, prepack=True)
+    (plain, fast), x = (
+        build_both(arch),
+        image(1, 3, 320, 256),
+    )  # 80x64, 40x32, 20x16 and 10x8 tokens
     with torch.no_grad():
         assert largest_difference(fast(x), plain(x)) < 1e-4
     assert fast.block3[0].attn.q in packed_calls and fast.patch_embed4.proj in packed_calls
@@ -81,9 +88,7 @@ def test_long_products_are_not_packed(arch, packed_calls):
 
 @pytest.mark.skipif(not has_bfloat16("cpu"), reason="this processor has no bfloat16")
 def test_autocast_holds(packed_calls):
-    plain, x = build(), image(1, 3, 128, 128)
-    fast = copy.deepcopy(plain)
-    accelerate(fast, prepack=True)
+    (plain, fast), x = build_both(), image(1, 3, 128, 128)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         expected, found = plain(x), fast(x)
     assert [one.dtype for one in found] == [one.dtype for one in expected]
@@ -93,9 +98,9 @@ def test_autocast_holds(packed_calls):
 
 CHANGES = {
     "an optimizer's step": lambda model: step(model),
-    "a loaded state dict": lambda model: model.load_state_dict(build_other().state_dict()),
+    "a loaded state dict": lambda model: model.load_state_dict(scaled(build()).state_dict()),
     "a state dict in place of it": lambda model: model.load_state_dict(
-        build_other().state_dict(), assign=True
+        scaled(build()).state_dict(), assign=True
     ),
     "a change of type and back": lambda model: scaled(model).double().float(),
     "new parameters": lambda model: renew(model),
@@ -105,11 +110,6 @@ CHANGES = {
         accelerate(model, prepack=True),
     ],
 }
-
-
-def build_other():
-    other = build()
-    return scaled(other)
 
 
 def scaled(model):
@@ -159,9 +159,7 @@ def test_memory_that_another_weight_gets_is_not_mistaken_for_the_first():
 
 
 def test_gradients_are_the_plain_backbones(packed_calls):
-    plain, x = build(), image(1, 3, 64, 64)
-    fast = copy.deepcopy(plain)
-    accelerate(fast, prepack=True)
+    (plain, fast), x = build_both(), image(1, 3, 64, 64)
     for model in (plain, fast):
         sum(out.square().mean() for out in model(x)).backward()
     assert not packed_calls
@@ -229,18 +227,14 @@ def test_double_precision_stays_double(packed_calls):
 
 
 def test_who_switches_onednn_off_gets_none_of_it(packed_calls):
-    plain, x = build(), image(1, 3, 64, 64)
-    fast = copy.deepcopy(plain)
-    accelerate(fast, prepack=True)
+    (plain, fast), x = build_both(), image(1, 3, 64, 64)
     with torch.no_grad(), torch.backends.mkldnn.flags(enabled=False):
         assert largest_difference(fast(x), plain(x)) < 1e-4
     assert not packed_calls
 
 
 def test_one_thread_packs_too(packed_calls):
-    plain, x = build(), image(1, 3, 64, 64)
-    fast = copy.deepcopy(plain)
-    accelerate(fast, prepack=True)
+    (plain, fast), x = build_both(), image(1, 3, 64, 64)
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
     try:

@@ -17,6 +17,7 @@ from pvt_mm.wording import some
 __all__ = ["Acceleration", "accelerate", "restore"]
 
 _PLAIN = {twin: plain for twins in (TWINS, PREPACKED_TWINS) for plain, twin in twins.items()}
+_OPTIONS = {"recompute": FastMlp, "prepack": Products}  # which modules have them
 _KNOWN = (*TWINS, *_PLAIN, DepthwiseConv, DropPath)
 
 
@@ -74,11 +75,11 @@ def accelerate(model: nn.Module, *, recompute: bool = False, prepack: bool = Fal
         else:
             module.__class__ = twin
             done.swapped.append(name)
-    for module in model.modules():
-        if isinstance(module, FastMlp) and module.recompute != recompute:
-            module.recompute = recompute
-        if isinstance(module, Products) and module.prepack != prepack:
-            module.prepack = prepack  # an option is an attribute only where it is not the default
+    for option, value in (("recompute", recompute), ("prepack", prepack)):
+        for module in model.modules():
+            # Only where it is not the default, an option is an attribute of the module.
+            if isinstance(module, _OPTIONS[option]) and getattr(module, option) != value:
+                setattr(module, option, value)
     if done.plain:
         reasons = [f"{name or 'the model'} ({reason})" for name, reason in done.plain.items()]
         print_log(f"accelerate leaves plain: {some(reasons)}", logger="current")
@@ -98,7 +99,7 @@ def restore(model: nn.Module) -> list[str]:
     restored = []
     for name, module in model.named_modules():
         if type(module) in _PLAIN:
-            for option in ("recompute", "prepack"):
+            for option in _OPTIONS:
                 vars(module).pop(option, None)
             module.__class__ = _PLAIN[type(module)]
             restored.append(name)
