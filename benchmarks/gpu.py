@@ -21,7 +21,7 @@ from typing import Any
 
 import _paths
 import torch
-from gpu_checks import EXECUTIONS, check, executed, precise
+from gpu_backbones import EXECUTIONS, check, executed, precise
 from gpu_report import show
 from torch import Tensor, nn
 
@@ -158,7 +158,8 @@ def run(options: argparse.Namespace) -> bool:
     content["checks"] = []
     for model in () if options.no_checks else options.models:
         case = Case(model, tuple(options.shape), 2, "backward", "float32", options.device)
-        content["checks"] += check(case, options.executions, options.dtypes, options.backend)
+        ways = product(options.executions, options.dtypes)
+        content["checks"] += check(case, ways, options.backend)
         write_json(options.out, content)
     for key, case, execution in cells(options):
         if key in content["cells"]:

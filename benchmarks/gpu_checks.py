@@ -1,125 +1,218 @@
-"""Whether every way to run a backbone computes what eager float32 does."""
+"""Check on a GPU, in one call of a few minutes, that it computes what the CPU does.
+
+    python benchmarks/gpu_checks.py
+
+mmcv's operators against the CPU's, features and gradients of every backbone against the plain
+modules on the CPU, autocast and torch.compile against float32, the Triton kernel against float64,
+and short trainings of a detector, an instance segmenter and a semantic segmenter by the tools, the
+detectors' losses against the same training on the CPU. Prints a table and exits with 1 if
+something is wrong. `--device cpu` tries the script on a machine without a GPU.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
+import math
+import os
+import subprocess
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import replace
-from itertools import product
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any
 
-import _paths  # noqa: F401
+import _paths
+import kernels
 import torch
-from torch import Tensor, nn
+from gpu_backbones import check
+from gpu_operators import check_operators
+from gpu_report import check_table
 
+from pvt_mm.backbones import ARCHS
 from pvt_mm.costs.benchmark.case import Case
-from pvt_mm.costs.benchmark.contenders import build_backbone
-from pvt_mm.costs.benchmark.steps import autocast, make_image
+from pvt_mm.costs.benchmark.machine import describe_machine
+from pvt_mm.costs.benchmark.report import SCHEMA, machine_lines, write_json
+from pvt_mm.errors import UserError, run_tool
 
-EXECUTIONS = ("eager", "compile", "dynamic", "graphs")
+# Compiling takes half a minute a model: one of each kind of attention.
+COMPILED = ("pvt_tiny", "pvt_v2_b0", "pvt_v2_b2_li")
+STEPS = 8
+ONE_EPOCH, ENOUGH = "train_cfg.max_epochs=1", f"train_cfg.max_iters={STEPS}"
+TRAININGS = {  # a demo config, where it ends, and whether its losses are those of the CPU
+    "RetinaNet": ("retinanet_pvt_v2_b0_fpn_demo.py", ONE_EPOCH, True),
+    "Mask R-CNN": ("mask_rcnn_pvt_v2_b0_fpn_demo.py", ONE_EPOCH, False),  # samples at random
+    "Semantic FPN": ("fpn_pvt_v2_b0_demo.py", ENOUGH, False),  # drops out at random
+}
+# Of the first step's loss; later steps magnify what rounding leaves.
+FIRST_LOSS = 1e-3
 
-
-# Largest relative error, in the 2-norm, of features and of gradients.
-TOLERANCE = {"float32": (5e-3, 2e-2), "bfloat16": (3e-2, 2e-1), "float16": (5e-3, 5e-2)}
-
-
-EXACT = (1e-4, 1e-3)
-
-
-def precise(device: str, tf32: bool) -> None:
-    """Let float32 products on a GPU use TF32, or not."""
-    torch.set_float32_matmul_precision("high" if tf32 else "highest")
-    if device == "cuda":
-        torch.backends.cudnn.allow_tf32 = tf32
-
-
-def executed(module: nn.Module, execution: str, backend: str) -> Callable:
-    """The module as an execution calls it; graphs are captured around whole steps instead."""
-    if execution in ("compile", "dynamic"):
-        return torch.compile(module, dynamic=execution == "dynamic", backend=backend)
-    return module
+Rows = list[dict[str, Any]]
 
 
-def relative_error(found: Sequence[Tensor], expected: Sequence[Tensor]) -> float:
-    """2-norm of the difference over that of what is expected; the worst tensor counts."""
-    errors = []
-    for ours, theirs in zip(found, expected, strict=True):
-        ours, theirs = ours.detach().double().cpu(), theirs.detach().double().cpu()
-        errors.append(float((ours - theirs).norm() / theirs.norm().clamp_min(1e-12)))
-    return max(errors)
+def check_backbones(device: str, shape: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    """Every backbone in float32 and under autocast, some of them compiled."""
+    dtypes = ["float32", "bfloat16"] + ["float16"] * (device == "cuda")
+    for model in ARCHS:
+        ways = [("eager", dtype) for dtype in dtypes]
+        ways += [("compile", "bfloat16")] * (model in COMPILED)
+        case = Case(model, shape, 2, "backward", "float32", device)
+        yield from check(case, ways, "inductor")
 
 
-def maps_and_gradients(
-    call: Callable, module: nn.Module, case: Case
-) -> tuple[list[Tensor], list[Tensor]]:
-    """Feature maps, and the gradients of all parameters together and of the image.
-
-    The gradients of single biases may vanish but for rounding, so that parameters count as one.
-    """
-    image = make_image(case).requires_grad_()
-    module.zero_grad(set_to_none=True)
-    with autocast(case):
-        maps = call(image)
-    # Not the mean: behind a layer norm its gradient is zero but for rounding.
-    weights = torch.Generator().manual_seed(1)
-    loss = sum(
-        (each.float() * torch.randn(each.shape, generator=weights).to(each.device)).mean()
-        for each in maps
-    )
-    loss.backward()
-    gradients = [each.grad.flatten().double() for each in module.parameters()]
-    found = [each.detach().float() for each in maps], [torch.cat(gradients), image.grad]
-    module.zero_grad(set_to_none=True)
-    return found
+def check_kernels(device: str, shape: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    """The Triton kernel against float64, at the sizes of PVTv2-B2's stages."""
+    if device != "cuda":
+        return
+    for (stride, channels), name in ((s, d) for s in kernels.STAGES for d in kernels.DTYPES):
+        hw = (shape[0] // stride, shape[1] // stride)
+        torch.manual_seed(0)
+        errors = kernels.largest_errors(hw, channels, kernels.DTYPES[name], device)
+        result = errors.pop("result")
+        worst = max(errors.values())
+        yield {
+            "model": f"convolution + GELU, {hw[0]}x{hw[1]}x{channels}",
+            "what": f"Triton, {name}, against float64",
+            "features": result,
+            "gradients": worst,
+            "passed": max(result, worst) <= kernels.ALLOWED[name],
+        }
 
 
-def check(case: Case, executions: Sequence[str], dtypes: Sequence[str], backend: str) -> list[dict]:
-    """Compare all ways to run our backbone with eager float32, and that with the CPU.
+def check_trainings(device: str, shape: tuple[int, int]) -> Iterator[dict[str, Any]]:
+    """Some steps of real trainings, in float32 and with ``--amp``."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        data = ("--out", str(folder / "data"), "--train", str(2 * STEPS), "--val", "4")
+        run("tools/make_demo_data.py", *data)
+        for title, (config, end, compared) in TRAININGS.items():
+            losses = losses_of(config, end, device, folder)
+            expected = losses_of(config, end, "cpu", folder)[0] if compared else None
+            yield judge(title, "float32", losses, expected)
+            if device == "cuda":  # a CPU's autocast is in the test suite
+                losses = losses_of(config, end, device, folder, "--amp")
+                yield judge(title, "--amp", losses, None)
+
+
+def judge(name: str, what: str, losses: list[float], expected: float | None) -> dict[str, Any]:
+    """A training's row: all losses finite, the first one as on the CPU."""
+    row: dict[str, Any] = {"model": name, "passed": len(losses) == STEPS}
+    row["passed"] &= all(map(math.isfinite, losses))
+    row["what"] = f"training, {what}, loss {losses[0]:.3f} to {losses[-1]:.3f}"
+    if expected is not None:
+        row["features"] = abs(losses[0] - expected) / expected
+        row["passed"] &= row["features"] <= FIRST_LOSS
+    return row
+
+
+def losses_of(config: str, end: str, device: str, folder: Path, *options: str) -> list[float]:
+    """Train by the tool and read the loss of every step.
 
     Args:
-        case: Model, shape and device; its batch counts.
-        executions: Of ``EXECUTIONS``; graphs are left out, they replay the eager kernels.
-        dtypes: Of ``DTYPES``.
-        backend: Of ``torch.compile``.
-
-    Returns:
-        A row for each, with errors, tolerances and the verdict.
+        config: Name of a config for the demo data.
+        end: The option that ends the training.
+        device: ``'cpu'`` hides all GPUs from the training.
+        folder: Holds the data, and gets the training's output.
+        options: For the tool.
     """
-    torch.manual_seed(0)
-    module = build_backbone("pvt_mm", case.model, case.shape).module.train()
-    exact = replace(case, dtype="float32")
-    precise(case.device, tf32=False)
-    on_cpu = maps_and_gradients(module, module, replace(exact, device="cpu"))
-    module.to(case.device)
-    reference = maps_and_gradients(module, module, exact)
-    rows = [_verdict(case.model, "float32, no TF32, against the CPU", reference, on_cpu, EXACT)]
-    for execution, dtype in product(executions, dtypes):
-        if execution == "graphs":
-            continue
-        precise(case.device, tf32=True)
-        label = f"{dtype}, {execution}"
+    work = folder / "-".join((config, device, *options))
+    changes = ["train_dataloader.batch_size=2", "default_hooks.logger.interval=1", end]
+    changes += ["model.backbone.drop_path_rate=0.0", "randomness.seed=0"]
+    variables = {"DEMO_ROOT": str(folder / "data")}
+    if device == "cpu":
+        variables["CUDA_VISIBLE_DEVICES"] = "-1"
+    arguments = (f"configs/{config}", "--work-dir", str(work), *options, "--cfg-options", *changes)
+    run("tools/train.py", *arguments, **variables)
+    lines = [line for log in work.glob("*/vis_data/scalars.json") for line in log.open()]
+    return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+
+
+def run(tool: str, *arguments: str, **variables: str) -> None:
+    """Run one of the project's tools.
+
+    Raises:
+        RuntimeError: If it fails, with the end of its output.
+    """
+    done = subprocess.run(
+        [sys.executable, tool, *arguments],
+        cwd=_paths.ROOT,
+        env={**os.environ, **variables},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    if done.returncode:
+        raise RuntimeError(done.stdout[-3000:])
+
+
+def _operators(device: str, shape: tuple[int, int]) -> Rows:
+    return check_operators(device)
+
+
+GROUPS: dict[str, Callable[[str, tuple[int, int]], Rows | Iterator[dict[str, Any]]]] = {
+    "operators": _operators,
+    "kernels": check_kernels,
+    "backbones": check_backbones,
+    "trainings": check_trainings,
+}
+
+
+def check_all(groups: Sequence[str], device: str, shape: tuple[int, int], out: Path | None) -> Rows:
+    """Run groups of checks and print their table; a group that fails is a row of it.
+
+    Raises:
+        UserError: If there is no such device.
+    """
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UserError("torch finds no GPU; try the script with --device cpu")
+    rows: Rows = []
+    machine = describe_machine(device)
+    start = time.monotonic()
+
+    def keep(row: dict[str, Any]) -> None:
+        rows.append(row)
+        if out:
+            write_json(out, {"schema": SCHEMA, "machine": machine, "checks": rows})
+
+    for group in groups:
         try:
-            torch._dynamo.reset()
-            found = maps_and_gradients(
-                executed(module, execution, backend), module, replace(case, dtype=dtype)
-            )
-        except Exception as error:  # one way that fails must not hide the others
-            rows.append({"model": case.model, "what": label, "error": repr(error)[:300]})
-        else:
-            rows.append(_verdict(case.model, label, found, reference, TOLERANCE[dtype]))
-        print(f"... checked {case.model}, {label}", file=sys.stderr, flush=True)
+            for row in GROUPS[group](device, shape):
+                keep(row)
+        except Exception as error:  # what the other groups found must not be lost
+            keep({"model": group, "what": "ended", "error": f"{error!r}"[-600:]})
+        spent = time.monotonic() - start
+        print(f"... {group} done after {spent:.0f} s", file=sys.stderr, flush=True)
+    failed = sum(not row.get("passed") for row in rows)
+    print(machine_lines(machine), check_table(rows), sep="\n\n")
+    print(f"\n{len(rows) - failed} passed, {failed} failed in {time.monotonic() - start:.0f} s")
     return rows
 
 
-def _verdict(
-    model: str, what: str, found: tuple, expected: tuple, tolerance: tuple[float, float]
-) -> dict[str, Any]:
-    features, gradients = (relative_error(a, b) for a, b in zip(found, expected, strict=True))
-    return {
-        "model": model,
-        "what": what,
-        "features": float(f"{features:.3g}"),
-        "gradients": float(f"{gradients:.3g}"),
-        "tolerance": list(tolerance),
-        "passed": features <= tolerance[0] and gradients <= tolerance[1],
-    }
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run the command line; ``argv`` are the arguments, ``sys.argv``'s by default.
+
+    Returns:
+        0, 1 if a check failed, 2 for a mistake that stderr names in one line.
+    """
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    add = parser.add_argument
+    add("groups", nargs="*", metavar="GROUP", help=f"of {', '.join(GROUPS)}; all by default")
+    add("--device", choices=("cuda", "cpu"), default="cuda")
+    add("--shape", nargs=2, type=int, default=[256, 352], metavar=("HEIGHT", "WIDTH"))
+    add("--out", type=Path, help="JSON file for the rows")
+    options = parser.parse_args(argv)
+    if unknown := set(options.groups) - set(GROUPS):
+        parser.error(f"no such group: {', '.join(sorted(unknown))}")
+    found: Rows = []
+
+    def act() -> None:
+        groups = options.groups or list(GROUPS)
+        found.extend(check_all(groups, options.device, tuple(options.shape), options.out))
+
+    code = run_tool(act)
+    return code or int(not all(row.get("passed") for row in found))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

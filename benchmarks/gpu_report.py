@@ -64,21 +64,26 @@ def rows(key: str, cell: dict[str, Any], peak: dict[str, float] | None) -> list[
     return made
 
 
-def show(content: dict[str, Any]) -> str:
-    """The whole report as Markdown."""
-    checked = [
+def check_table(checks: list[dict[str, Any]]) -> str:
+    """The checks' rows as Markdown."""
+    listed = [
         [
             each["model"],
             each["what"],
             *(f"{each[k]:.2g}" if k in each else "" for k in ("features", "gradients")),
             each.get("error") or ("passed" if each["passed"] else "FAILED"),
         ]
-        for each in content["checks"]
+        for each in checks
     ]
+    header = ("model", "what", "error of features", "error of gradients", "verdict")
+    return as_table(header, listed)
+
+
+def show(content: dict[str, Any]) -> str:
+    """The whole report as Markdown."""
     parts = [machine_lines(content["machine"])]
-    if checked:
-        header = ("model", "what", "error of features", "error of gradients", "verdict")
-        parts.append(as_table(header, checked))
+    if content["checks"]:
+        parts.append(check_table(content["checks"]))
     lines = [
         row for key, cell in content["cells"].items() for row in rows(key, cell, content["peak"])
     ]

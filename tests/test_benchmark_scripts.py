@@ -16,7 +16,9 @@ sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import cpu  # noqa: E402
 import gpu  # noqa: E402
+import gpu_backbones  # noqa: E402
 import gpu_checks  # noqa: E402
+import gpu_operators  # noqa: E402
 import gpu_report  # noqa: E402
 import part_clock  # noqa: E402
 import render  # noqa: E402
@@ -151,8 +153,8 @@ def test_whole_job_wants_a_folder_of_coco(tmp_path, capsys):
 
 def test_relative_error_is_that_of_the_worst_tensor():
     a, b = torch.tensor([3.0, 4.0]), torch.tensor([1.0, 0.0])
-    assert gpu_checks.relative_error([a, b], [a, b]) == 0
-    assert gpu_checks.relative_error([a, b * 1.5], [a, b]) == pytest.approx(0.5)
+    assert gpu_backbones.relative_error([a, b], [a, b]) == 0
+    assert gpu_backbones.relative_error([a, b * 1.5], [a, b]) == pytest.approx(0.5)
 
 
 class _Broken(nn.Module):
@@ -169,19 +171,72 @@ class _Broken(nn.Module):
 
 def _checks(**changes):
     case = Case("pvt_v2_b0", (64, 96), 1, "backward")
-    return gpu_checks.check(case, ["eager"], ["float32", "bfloat16"], "eager", **changes)
+    ways = [("eager", "float32"), ("eager", "bfloat16")]
+    return gpu_backbones.check(case, ways, "eager", **changes)
 
 
 def test_checks_pass_and_find_what_is_wrong(monkeypatch):
-    assert [each["passed"] for each in _checks()] == [True, True, True]
-    build = gpu_checks.build_backbone
+    assert [each["passed"] for each in _checks()] == [True] * 4
+    build = gpu_backbones.build_backbone
 
     def broken(*arguments):
         made = build(*arguments)
         return Namespace(module=_Broken(made.module), detail="")
 
-    monkeypatch.setattr(gpu_checks, "build_backbone", broken)
-    assert [each["passed"] for each in _checks()] == [True, True, False]
+    monkeypatch.setattr(gpu_backbones, "build_backbone", broken)
+    assert [each["passed"] for each in _checks()] == [True, True, True, False]
+
+
+def test_operators_are_compared_one_by_one(monkeypatch, tmp_path, capsys):
+    make, focal_loss = gpu_operators.OPERATORS["sigmoid focal loss"]
+    calls = []
+
+    def wrong_the_second_time(*inputs):
+        calls.append(None)
+        return focal_loss(*inputs) * (1.0 if len(calls) == 1 else 1.01)
+
+    wrong = (make, wrong_the_second_time)
+    monkeypatch.setitem(gpu_operators.OPERATORS, "sigmoid focal loss", wrong)
+    monkeypatch.setitem(gpu_operators.OPERATORS, "raises", (make, lambda *inputs: inputs[2]))
+    out = tmp_path / "checks.json"
+    assert gpu_checks.main(["operators", "--device", "cpu", "--out", str(out)]) == 1
+    rows = {row["model"]: row for row in json.loads(out.read_text())["checks"]}
+    assert {name for name, row in rows.items() if not row.get("passed")} == {
+        "sigmoid focal loss",
+        "raises",
+    }
+    assert "IndexError" in rows["raises"]["error"]
+    assert "2 failed" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("losses", "expected", "passed"),
+    [
+        ([2.0] * 8, 2.001, True),
+        ([2.0] * 8, None, True),
+        ([2.0] * 8, 2.1, False),
+        ([2.0] * 7 + [float("nan")], 2.0, False),
+        ([2.0] * 7, 2.0, False),
+    ],
+)
+def test_a_short_training_is_judged_by_its_losses(losses, expected, passed):
+    assert gpu_checks.judge("a", "float32", losses, expected)["passed"] is passed
+
+
+def test_gpu_checks_want_a_gpu(capsys):
+    if torch.cuda.is_available():
+        pytest.skip("this machine has one")
+    assert gpu_checks.main(["operators"]) == 2
+    assert "torch finds no GPU" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_short_trainings_run_by_the_tools(tmp_path):
+    out = tmp_path / "checks.json"
+    assert gpu_checks.main(["trainings", "--device", "cpu", "--out", str(out)]) == 0
+    rows = json.loads(out.read_text())["checks"]
+    assert [row["model"] for row in rows] == list(gpu_checks.TRAININGS)
+    assert rows[0]["features"] == 0, "the same training, both times on the CPU"
 
 
 @pytest.mark.slow
@@ -202,7 +257,7 @@ def test_gpu_script_runs_on_a_cpu_and_goes_on_where_it_was(tmp_path, capsys):
                 assert entry["error"] and not entry["seconds"], "a CPU has no CUDA graphs"
             else:
                 assert len(entry["seconds"]) == 1 and not entry["error"]
-    assert "FAILED" not in shown and shown.count(" passed ") == 3
+    assert "FAILED" not in shown and shown.count(" passed ") == 4
     # All cells are there: with no time left nothing is missing, and nothing changes.
     assert gpu.main([*command, "--budget", "0.001", "--no-checks"]) == 0
     assert json.loads(out.read_text())["cells"] == cells
