@@ -6,6 +6,7 @@
 #   tests/fresh/bare_debian.sh trixie                 # make demo
 #   tests/fresh/bare_debian.sh bookworm demo test     # make demo, then make test
 #   WHEELS=~/.cache/pvt_mm/wheels/... tests/fresh/bare_debian.sh trixie
+#   FORCE_CUDA=1 TORCH_CUDA_ARCH_LIST="8.0;9.0" tests/fresh/bare_debian.sh trixie setup
 #
 # FOLDER  where the systems are made, each once (default: /var/tmp/pvt_mm-fresh); 12 GB each
 # MIRROR  Debian's mirror (default: the one of this machine's apt)
@@ -62,6 +63,7 @@ passed=()
 for name in $(compgen -e); do
     case $name in
         PIP_* | *_proxy | *_PROXY | SSL_CERT_FILE) passed+=("$name=${!name}") ;;
+        FORCE_CUDA | TORCH_CUDA_ARCH_LIST | MAX_JOBS) passed+=("$name=${!name}") ;;
     esac
 done
 [ -z "${WHEELS:-}" ] || passed+=("PIP_FIND_LINKS=${PIP_FIND_LINKS:+$PIP_FIND_LINKS }/wheels")
