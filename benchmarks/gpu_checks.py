@@ -180,7 +180,9 @@ def check_all(groups: Sequence[str], device: str, shape: tuple[int, int], out: P
             for row in GROUPS[group](device, shape):
                 keep(row)
         except Exception as error:  # what the other groups found must not be lost
-            keep({"model": group, "what": "ended", "error": f"{error!r}"[-600:]})
+            print(error, file=sys.stderr)
+            reason = str(error).strip().splitlines() or [repr(error)]
+            keep({"model": group, "what": "ended", "error": reason[-1][:200]})
         spent = time.monotonic() - start
         print(f"... {group} done after {spent:.0f} s", file=sys.stderr, flush=True)
     failed = sum(not row.get("passed") for row in rows)

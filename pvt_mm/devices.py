@@ -43,7 +43,8 @@ def choose_device(name: str | torch.device | None) -> torch.device:
 def has_bfloat16(device: str) -> bool:
     """Whether a kind of device, ``cpu`` or ``cuda``, has instructions for bfloat16."""
     if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        # torch's own question counts emulation, and can be told not to since 2.4 only.
+        return torch.version.hip is not None or torch.cuda.get_device_capability() >= (8, 0)
     if not CPU_INFO.is_file():
         return False
     return not BFLOAT16_FLAGS.isdisjoint(CPU_INFO.read_text().split())

@@ -214,6 +214,19 @@ def test_a_processor_without_bfloat16_stays_at_float32(monkeypatch, tmp_path, ca
         choose_dtype("half", "cpu")
 
 
+@pytest.mark.parametrize(
+    ("capability", "dtype"), [((7, 5), "float32"), ((8, 0), "bfloat16"), ((12, 0), "bfloat16")]
+)
+def test_a_gpu_without_bfloat16_stays_at_float32(capability, dtype, monkeypatch):
+    # Turing emulates it, which torch's own question calls support.
+    monkeypatch.setattr("torch.cuda.get_device_capability", lambda *device: capability)
+    has_bfloat16.cache_clear()
+    try:
+        assert choose_dtype("bfloat16", "cuda:1") == dtype
+    finally:
+        has_bfloat16.cache_clear()
+
+
 @pytest.mark.slow
 def test_int8_states_what_it_costs(tmp_path, monkeypatch, capsys):
     pytest.importorskip("nncf")
