@@ -5,7 +5,7 @@
 mmcv's operators against the CPU's, features and gradients of every backbone against the plain
 modules on the CPU, autocast and torch.compile against float32, the Triton kernel against float64,
 and short trainings of a detector, an instance segmenter and a semantic segmenter by the tools, the
-detectors' losses against the same training on the CPU. Prints a table and exits with 1 if
+detector's first loss against the same training on the CPU. Prints a table and exits with 1 if
 something is wrong. `--device cpu` tries the script on a machine without a GPU.
 """
 
@@ -45,8 +45,8 @@ TRAININGS = {  # a demo config, where it ends, and whether its losses are those 
     "Mask R-CNN": ("mask_rcnn_pvt_v2_b0_fpn_demo.py", ONE_EPOCH, False),  # samples at random
     "Semantic FPN": ("fpn_pvt_v2_b0_demo.py", ENOUGH, False),  # drops out at random
 }
-# Of the first step's loss; later steps magnify what rounding leaves.
-FIRST_LOSS = 1e-3
+# Of the first step's loss, whose convolutions may use TF32; later steps magnify the difference.
+FIRST_LOSS = 5e-3
 
 Rows = list[dict[str, Any]]
 
