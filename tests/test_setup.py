@@ -52,9 +52,10 @@ def test_unsupported_python_is_one_line_and_status_2(version):
 
 @pytest.fixture(autouse=True)
 def unknown_system(tmp_path, monkeypatch):
-    """Neither apt nor dnf, wherever the tests run, and no other Python."""
+    """Neither apt nor dnf, wherever the tests run, no other Python, no wish for CUDA."""
     monkeypatch.setattr(advice, "OS_RELEASE", str(tmp_path / "no-os-release"))
     monkeypatch.setattr(advice, "other_python", lambda: None)
+    monkeypatch.delenv("FORCE_CUDA", raising=False)  # as whoever tests a CUDA build has it
 
 
 @pytest.fixture
@@ -63,7 +64,7 @@ def bare_path(tmp_path, monkeypatch):
     folder = tmp_path / "path"
     folder.mkdir()
     monkeypatch.setenv("PATH", str(folder))
-    for name in ("CC", "CXX", "CUDA_HOME", "CUDA_PATH", "CUDA_VISIBLE_DEVICES", "FORCE_CUDA"):
+    for name in ("CC", "CXX", "CUDA_HOME", "CUDA_PATH", "CUDA_VISIBLE_DEVICES"):
         monkeypatch.delenv(name, raising=False)
     return folder
 
