@@ -45,13 +45,21 @@ def cpu_block(content: dict[str, Any]) -> str:
 
 
 def scaling_block(content: dict[str, Any]) -> str:
-    """The fitted exponents of ``scaling.py``."""
+    """The fitted exponents of ``scaling.py``, and the split at the largest sizes."""
     names = ("time", "operations", "time, two largest", "operations, two largest")
     rows = [
         [model, *(f"{found['exponent'][name]:.2f}" for name in names)]
         for model, found in content["models"].items()
     ]
-    return machine_lines(content["machine"]) + "\n\n" + as_table(("model", *names), rows)
+    split = [
+        [model, f"{side}x{side}", part, f"{each['seconds']:.2f} s", f"{each['flops'] / 1e9:.0f}"]
+        for model, found in content["models"].items()
+        for side, parts in found["split"].items()
+        for part, each in parts.items()
+    ]
+    header = ("model", "input", "part", "time", "GFLOP/s")
+    tables = as_table(("model", *names), rows), as_table(header, split)
+    return "\n\n".join((machine_lines(content["machine"]), *tables))
 
 
 def whole_job_block(content: dict[str, Any]) -> str:

@@ -1,7 +1,8 @@
 """Measure how the cost of a backbone grows with the number of pixels, and draw it.
 
 Cost should grow like the operation count: linearly for linear SRA, and for SRA linearly plus the
-square of the pixels over the reduction ratio's square.
+square of the pixels over the reduction ratio's square. At the two largest sizes torch's profiler
+splits the plain modules' time into attention's products, with their softmax, and the rest.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from pvt_mm.backbones import ARCHS
 from pvt_mm.costs.benchmark.case import Case
 from pvt_mm.costs.benchmark.machine import describe_machine
 from pvt_mm.costs.benchmark.report import SCHEMA, write_json
-from pvt_mm.costs.benchmark.roofline import macs
+from pvt_mm.costs.benchmark.roofline import macs, operations
 from pvt_mm.costs.benchmark.timing import time_interleaved
 from pvt_mm.costs.benchmark.workloads import prepare
 
@@ -59,6 +60,7 @@ def measure(models: Sequence[str], sides: Sequence[int], repeats: int) -> dict:
         seconds = [timings.seconds[str(side)] for side in sides]
         medians = [float(np.median(each)) for each in seconds]
         count = [macs(ARCHS[model], (side, side)) for side in sides]
+        del steps, timings
         content["models"][model] = {
             "sides": list(sides),
             "seconds": [[float(f"{value:.6g}") for value in each] for each in seconds],
@@ -69,11 +71,36 @@ def measure(models: Sequence[str], sides: Sequence[int], repeats: int) -> dict:
                 "time, two largest": last_slope(pixels, medians),
                 "operations, two largest": last_slope(pixels, count),
             },
+            "split": {str(side): split(model, side) for side in sides[-2:]},
         }
         exponents = content["models"][model]["exponent"]
         shown = ", ".join(f"{name} {value:.3f}" for name, value in exponents.items())
         print(f"{model}: exponents of {shown}", flush=True)
     return content
+
+
+def split(model: str, side: int) -> dict[str, dict[str, float]]:
+    """Seconds and operations per second of attention and of the rest of a forward pass.
+
+    Args:
+        model: Name of an architecture; its plain modules, whose attention is one operator.
+        side: Of the square input, in pixels.
+    """
+    step = prepare("pvt_mm_plain", Case(model, (side, side))).step
+    step()
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
+        step()
+    seconds = {"attention": 0.0, "rest": 0.0}
+    for event in seen.key_averages():
+        part = "attention" if "attention" in event.key else "rest"
+        seconds[part] += event.self_cpu_time_total / 1e6
+    count = {"attention": 0, "rest": 0}
+    for each in operations(ARCHS[model], (side, side)):
+        count["attention" if each.name == "attention" else "rest"] += each.macs
+    return {
+        part: {"seconds": seconds[part], "flops": 2 * count[part] / seconds[part]}
+        for part in seconds
+    }
 
 
 def draw(content: dict, path: Path) -> None:

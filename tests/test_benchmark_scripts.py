@@ -71,6 +71,10 @@ def test_scaling_counts_operations_and_draws(tmp_path):
     assert [len(each) for each in found["seconds"]] == [1, 1]
     # Four times the pixels: four times all products but attention's, which grow 16 times.
     assert 4 < found["macs"][1] / found["macs"][0] < 16
+    for side, macs in zip(("64", "128"), found["macs"], strict=True):
+        parts = found["split"][side].values()
+        assert min(part["seconds"] for part in parts) > 0
+        assert sum(part["seconds"] * part["flops"] for part in parts) == pytest.approx(2 * macs)
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
 
