@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -197,6 +198,14 @@ def test_regions_come_from_their_level_in_onnx_and_in_mmcv(tmp_path):
     np.testing.assert_allclose(found, by_hand.numpy(), rtol=1e-5)
 
 
+def test_regions_of_channels_last_maps_are_the_same():
+    fine, coarse = torch.randn(1, 3, 16, 16), torch.randn(1, 3, 8, 8)
+    rois, levels = torch.tensor([[0.0, 8, 8, 32, 40], [0.0, 16, 8, 40, 32]]), torch.tensor([0, 1])
+    expected = Align()(fine, coarse, rois, levels)
+    maps = [one.contiguous(memory_format=torch.channels_last) for one in (fine, coarse)]
+    torch.testing.assert_close(Align()(*maps, rois, levels), expected)
+
+
 def test_boxes_of_other_groups_do_not_suppress():
     boxes = torch.tensor([[[0.0, 0, 10, 10]] * 3])
     scores = torch.tensor([[0.5, 0.9, 0.7]])
@@ -247,7 +256,7 @@ def tiny_model(config, options=None):
 def scenes(batch, height, width):
     pixels = np.stack([make_scene((seed,), max(height, width)).image for seed in range(batch)])
     images = torch.from_numpy(pixels[:, :height, :width]).permute(0, 3, 1, 2).float()
-    return (images - 120) / 58
+    return ((images - 120) / 58).contiguous()  # mmcv's RoIAlign misreads channels-last maps
 
 
 def predictions(model, images, sizes):
@@ -288,7 +297,7 @@ def retinanet(tmp_path_factory):
     }
     exportable = model_exportable(model)
     metadata = {name: json.dumps(value) for name, value in entries.items()}
-    exportable = Exportable(exportable.module, "detection", exportable.outputs, True, 23, metadata)
+    exportable = replace(exportable, metadata=metadata)
     export_model(exportable, path, shape=(96, 128))
     return model, path
 
@@ -320,6 +329,24 @@ def test_example_draws_without_torch(retinanet, tmp_path):
     assert 0 <= x1 < x2 <= 160 and 0 <= y1 < y2 <= 120
     drawn = np.asarray(Image.open(picture), np.int32)
     assert drawn.shape == scene.shape and np.abs(drawn - scene).max() > 30
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", [RETINANET, MASK_RCNN], ids=["retinanet", "mask_rcnn"])
+def test_a_detector_of_five_levels_is_recorded_for_all_sizes(config, tmp_path):
+    """As the recipes for COCO have them: the smallest map of a small image is a single place."""
+    if config == RETINANET:
+        strides = [8, 16, 32, 64, 128]
+        neck, head = {"num_outs": 5, "add_extra_convs": "on_input"}, "bbox_head"
+    else:
+        strides, neck, head = [4, 8, 16, 32, 64], {"num_outs": 5}, "rpn_head"
+    options = {f"model.neck.{key}": value for key, value in neck.items()}
+    model = tiny_model(config, {f"model.{head}.anchor_generator.strides": strides, **options})
+    model.backbone = Convolutions()
+    path = tmp_path / "model.onnx"
+    export_model(model_exportable(model), path, shape=(64, 64))
+    for shape in ((1, 64, 96), (2, 160, 224), (1, 300, 420)):
+        assert_same_detections(model, path, shape)
 
 
 @pytest.mark.slow

@@ -123,7 +123,8 @@ def check_request(
 def _record(
     module: nn.Module, exportable: Exportable, shape: tuple[int, int], dynamic: bool
 ) -> ExportedProgram:
-    images = torch.zeros(2 if dynamic else 1, _channels(module), *_example(shape, dynamic))
+    sides = _example(shape, _smallest_side(exportable)) if dynamic else shape
+    images = torch.zeros(2 if dynamic else 1, _channels(module), *sides)
     return torch.export.export(
         module,
         exportable.arguments(images),
@@ -132,16 +133,20 @@ def _record(
     )
 
 
-def _example(shape: tuple[int, int], dynamic: bool) -> tuple[int, int]:
+def _smallest_side(exportable: Exportable) -> int:
+    """Pixels; a map's side of 1, which smaller images have, would be recorded as always 1."""
+    return max(2 * MIN_SIDE, exportable.stride + 1)
+
+
+def _example(shape: tuple[int, int], smallest: int) -> tuple[int, int]:
+    height, width = (max(side, smallest) for side in shape)
     # Sides of the same length would be recorded as always the same.
-    height, width = shape
-    return (height, width + MIN_SIDE) if dynamic and height == width else (height, width)
+    return (height, width + MIN_SIDE) if height == width else (height, width)
 
 
 def _dynamic_shapes(exportable: Exportable) -> tuple[dict[int, Dim], ...]:
     batch = Dim("batch", min=1)
-    # Recorded sides of 1, which a map of stage 4 has below, would always be 1.
-    height, width = (Dim(name, min=2 * MIN_SIDE) for name in ("height", "width"))
+    height, width = (Dim(name, min=_smallest_side(exportable)) for name in ("height", "width"))
     images = {0: batch, 2: height, 3: width}
     return (images, {0: batch}) if exportable.with_sizes else (images,)
 

@@ -73,8 +73,9 @@ def align_rois(
     for level, (feat, scale) in enumerate(zip(feats, scales, strict=True)):
         here = (levels == level).nonzero()[:, 0]
         if len(here):
+            # mmcv's operator reads memory as NCHW, whatever the strides.
             crops[here] = roi_align(
-                feat, rois[here], (size, size), scale, sampling_ratio, "avg", True
+                feat.contiguous(), rois[here], (size, size), scale, sampling_ratio, "avg", True
             )
     return crops
 

@@ -30,6 +30,7 @@ class Exportable:
         outputs: Names of the outputs.
         with_sizes: Whether a second input holds the images' sizes.
         newest_opset: Newest version of ONNX's operators that ONNX Runtime has for it.
+        stride: Of its smallest map, in pixels.
         metadata: What pre- and post-processing have to know, by name.
     """
 
@@ -38,6 +39,7 @@ class Exportable:
     outputs: tuple[str, ...]
     with_sizes: bool = False
     newest_opset: int = 23
+    stride: int = 32
     metadata: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -88,15 +90,21 @@ def model_exportable(model: nn.Module, logits: bool = False) -> Exportable:
     if name == "RetinaNet":
         _require(type(model.bbox_head).__name__ == "RetinaHead", model.bbox_head)
         _check_test_cfg("model.test_cfg", model.bbox_head.test_cfg, "nms_pre", "score_thr")
-        return Exportable(RetinaNetGraph(model), "detection", DETECTIONS, True)
+        stride = _largest_stride(model.bbox_head)
+        return Exportable(RetinaNetGraph(model), "detection", DETECTIONS, True, stride=stride)
     if name in ("FasterRCNN", "MaskRCNN"):
         _check_two_stage(model)
         task, outputs = "detection", DETECTIONS
         if model.roi_head.with_mask:
             task, outputs = "instances", (*DETECTIONS, "masks")
         # RoiAlign of opset 22 is not implemented for CPUs.
-        return Exportable(MaskRCNNGraph(model), task, outputs, True, newest_opset=21)
+        stride = _largest_stride(model.rpn_head)
+        return Exportable(MaskRCNNGraph(model), task, outputs, True, newest_opset=21, stride=stride)
     raise UserError(f"a {name} is not exported as a whole; supported are {SUPPORTED}")
+
+
+def _largest_stride(head: nn.Module) -> int:
+    return max(max(pair) for pair in head.prior_generator.strides)
 
 
 def _check_two_stage(model: nn.Module) -> None:
