@@ -244,6 +244,7 @@ def test_int8_states_what_it_costs(tmp_path, monkeypatch, capsys):
         calibrate=[str(tmp_path / "*.png")],
         max_drop=0.05,
     )
+    assert "int8.xml and " in (shown := capsys.readouterr().out) and "int8.bin: " in shown
     assert "FakeQuantize" in file.read_text(), "some products are quantised"
     figures = open_session(file).metadata["figures"]
     measured = run_test(config, str(file), work_dir=tmp_path / "test")

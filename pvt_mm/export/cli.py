@@ -105,7 +105,9 @@ def run_export(
     calibration = calibration_of(cfg, exportable, calibrate, max_drop) if calibrate else None
     export_model(exportable, path, format, size, dynamic, opset, standard, dtype, calibration)
     names = ", ".join(exportable.outputs)
-    print(f"{path}: {path.stat().st_size / 2**20:.1f} MiB, outputs {names}", flush=True)
+    files = (path, path.with_suffix(".bin")) if format == "openvino" else (path,)
+    size_mib = sum(file.stat().st_size for file in files) / 2**20
+    print(f"{' and '.join(map(str, files))}: {size_mib:.1f} MiB, outputs {names}", flush=True)
     if dtype != "float32":
         print(f"it computes in {dtype}: tools/test.py {config} {path} measures what that changes")
         return path
