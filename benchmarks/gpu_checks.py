@@ -12,7 +12,6 @@ something is wrong. `--device cpu` tries the script on a machine without a GPU.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
 import subprocess
@@ -35,6 +34,7 @@ from pvt_mm.costs.benchmark.case import Case
 from pvt_mm.costs.benchmark.machine import describe_machine
 from pvt_mm.costs.benchmark.report import SCHEMA, machine_lines, write_json
 from pvt_mm.errors import UserError, run_tool
+from pvt_mm.visualization.curves import read_run
 
 # Compiling takes half a minute a model: one of each kind of attention.
 COMPILED = ("pvt_tiny", "pvt_v2_b0", "pvt_v2_b2_li")
@@ -124,8 +124,7 @@ def losses_of(config: str, end: str, device: str, folder: Path, *options: str) -
         variables["CUDA_VISIBLE_DEVICES"] = "-1"
     arguments = (f"configs/{config}", "--work-dir", str(work), *options, "--cfg-options", *changes)
     run("tools/train.py", *arguments, **variables)
-    lines = [line for log in work.glob("*/vis_data/scalars.json") for line in log.open()]
-    return [entry["loss"] for entry in map(json.loads, lines) if "loss" in entry]
+    return list(read_run(work).training["loss"].values())
 
 
 def run(tool: str, *arguments: str, **variables: str) -> None:
