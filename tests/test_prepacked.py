@@ -75,10 +75,8 @@ def test_maps_are_those_of_the_plain_backbone(arch, packed_calls):
 
 @pytest.mark.parametrize("arch", ["pvt_tiny", "pvt_v2_b0", "pvt_v2_b2_li"])
 def test_long_products_are_not_packed(arch, packed_calls):
-    (plain, fast), x = (
-        build_both(arch),
-        image(1, 3, 320, 256),
-    )  # 80x64, 40x32, 20x16 and 10x8 tokens
+    plain, fast = build_both(arch)
+    x = image(1, 3, 320, 256)  # 80x64, 40x32, 20x16 and 10x8 tokens
     with torch.no_grad():
         assert largest_difference(fast(x), plain(x)) < 1e-4
     assert fast.block3[0].attn.q in packed_calls and fast.patch_embed4.proj in packed_calls

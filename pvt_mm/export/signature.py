@@ -97,8 +97,8 @@ def model_exportable(model: nn.Module, logits: bool = False) -> Exportable:
         task, outputs = "detection", DETECTIONS
         if model.roi_head.with_mask:
             task, outputs = "instances", (*DETECTIONS, "masks")
-        # RoiAlign of opset 22 is not implemented for CPUs.
         stride = _largest_stride(model.rpn_head)
+        # RoiAlign of opset 22 is not implemented for CPUs.
         return Exportable(MaskRCNNGraph(model), task, outputs, True, newest_opset=21, stride=stride)
     raise UserError(f"a {name} is not exported as a whole; supported are {SUPPORTED}")
 
