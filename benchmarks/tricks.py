@@ -27,7 +27,7 @@ from pvt_mm.costs.benchmark.statistics import ratio_of_medians, summarise
 from pvt_mm.costs.benchmark.timing import time_interleaved
 from pvt_mm.costs.benchmark.workloads import import_contender, prepare
 from pvt_mm.errors import UserError, run_tool
-from pvt_mm.kernels.cpu.linear import mkl_is_half_as_fast
+from pvt_mm.kernels.cpu.processor import fused_attention_is_slow
 
 NEVER = 2**62
 ALL = "all"
@@ -42,9 +42,11 @@ TRICKS = {
         f"{CPU}.linear.FEWEST_TOKENS": NEVER,
         f"{CPU}.linear.mkl_is_slow": lambda: False,
     },
-    # Tiles serve where MKL is half as fast; elsewhere the question is what they would cost.
+    # Tiles serve where PyTorch's attention is slow; elsewhere the question is what they would cost.
     "other choice of tiles": {
-        f"{CPU}.dot_product.mkl_is_half_as_fast": lambda: not mkl_is_half_as_fast()
+        f"{CPU}.dot_product.fused_attention_is_slow": lambda dtype: (
+            not fused_attention_is_slow(dtype)
+        )
     },
     "without checks of each call": {
         "pvt_mm.kernels.modules.is_recording": lambda: False,

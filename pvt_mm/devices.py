@@ -8,7 +8,7 @@ from mmengine.logging import print_log
 
 from pvt_mm.errors import UserError
 
-__all__ = ["DTYPES", "choose_device", "choose_dtype", "has_bfloat16"]
+__all__ = ["DTYPES", "choose_device", "choose_dtype", "has_bfloat16", "read_cpu_info"]
 
 DTYPES = ("float32", "bfloat16")
 CPU_INFO = Path("/proc/cpuinfo")
@@ -39,15 +39,18 @@ def choose_device(name: str | torch.device | None) -> torch.device:
     return device
 
 
+def read_cpu_info() -> str:
+    """Read what Linux says of the processor; nothing on other systems."""
+    return CPU_INFO.read_text() if CPU_INFO.is_file() else ""
+
+
 @cache
 def has_bfloat16(device: str) -> bool:
     """Whether a kind of device, ``cpu`` or ``cuda``, has instructions for bfloat16."""
     if device == "cuda":
         # torch's own question counts emulation, and can be told not to since 2.4 only.
         return torch.version.hip is not None or torch.cuda.get_device_capability() >= (8, 0)
-    if not CPU_INFO.is_file():
-        return False
-    return not BFLOAT16_FLAGS.isdisjoint(CPU_INFO.read_text().split())
+    return not BFLOAT16_FLAGS.isdisjoint(read_cpu_info().split())
 
 
 def choose_dtype(dtype: str, device: str | torch.device) -> str:

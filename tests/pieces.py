@@ -12,7 +12,7 @@ def set_band_bytes(monkeypatch, size):
 def set_tile_bytes(monkeypatch, forward, backward):
     """Compute all attention in tiles that hold so many bytes."""
     monkeypatch.setattr(linear, "mkl_is_slow", lambda: True)
-    monkeypatch.setattr(dot_product, "mkl_is_half_as_fast", lambda: True)
+    monkeypatch.setattr(dot_product, "fused_attention_is_slow", lambda dtype: True)
     monkeypatch.setattr(dot_product, "FEWEST_QUERIES", 1)
     monkeypatch.setattr(dot_product, "FEWEST_SCORES", 1)
     monkeypatch.setattr(dot_product, "TILE_BYTES", forward)

@@ -30,6 +30,8 @@ from pvt_mm.costs.benchmark.memory import measure_memory, peak_of
 from pvt_mm.costs.benchmark.report import as_table, case_rows, result_entry
 from pvt_mm.costs.benchmark.roofline import Peak, floor_seconds, macs, moved_bytes
 from pvt_mm.costs.benchmark.steps import backbone_step, make_image
+from pvt_mm.costs.benchmark.workloads import prepare
+from pvt_mm.kernels.modules import FastAttention
 
 TINY = Case("pvt_v2_b0", (64, 96))
 
@@ -379,6 +381,20 @@ def test_whole_configs_step_in_both_modes(capsys, monkeypatch):
     assert cli.main([*command, "--train", "--dtype", "bfloat16", "--shape", "64", "64"]) == 0
     rows = capsys.readouterr().out.split("contender")[1].splitlines()[2:4]
     assert all(" ms" in row or " s " in row for row in rows), rows
+
+
+@pytest.mark.parametrize(
+    ("contender", "mode", "fast"),
+    [("pvt_mm", "inference", True), ("pvt_mm", "train", True), ("mmdet", "train", False)],
+)
+def test_whole_configs_are_as_fast_as_the_tools_make_them(contender, mode, fast):
+    pytest.importorskip("mmdet")
+    config = Path(__file__).resolve().parents[1] / "configs" / "retinanet_pvt_v2_b0_fpn_demo.py"
+    case = Case(model=str(config), shape=(64, 64), mode=mode)
+    modules = list(prepare(contender, case).module.backbone.modules())
+    assert any(isinstance(module, FastAttention) for module in modules) == fast
+    prepacked = any(getattr(module, "prepack", False) for module in modules)
+    assert prepacked == (fast and mode == "inference")
 
 
 def test_tool_says_its_options_from_any_folder(tmp_path):

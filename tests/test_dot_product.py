@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from pieces import set_tile_bytes
 
-from pvt_mm.kernels.cpu import dot_product, linear
+from pvt_mm.kernels.cpu import dot_product, linear, processor
 from pvt_mm.kernels.cpu.dot_product import attend
 
 pytestmark = pytest.mark.usefixtures("threads")
@@ -22,30 +22,48 @@ def tiles(monkeypatch):
 
     weights = dot_product.attention_weights
     monkeypatch.setattr(dot_product, "attention_weights", counted)
-    set_tile_bytes(monkeypatch, 4000, 3000)
+    set_tile_bytes(monkeypatch, 2000, 1500)
     return made
+
+
+@pytest.fixture
+def processor_is(monkeypatch, tmp_path):
+    """Give the processor other properties; none before they are told."""
+    info = tmp_path / "cpuinfo"
+    monkeypatch.setattr("pvt_mm.devices.CPU_INFO", info)
+    for name in ("mkl_is_slow", "fused_attention_is_slow"):
+        monkeypatch.setattr(processor, name, getattr(processor, name).__wrapped__)
+    return info.write_text
 
 
 def heads_side_by_side(batch, heads, tokens, channels):
     return torch.randn(batch, tokens, heads, channels).transpose(1, 2)
 
 
-def draw(batch, heads, queries, keys, channels):
+def draw(batch, heads, queries, keys, channels, dtype=torch.float32):
     torch.manual_seed(0)
     counts = (queries, keys, keys)
-    return [heads_side_by_side(batch, heads, count, channels) for count in counts]
+    return [heads_side_by_side(batch, heads, count, channels).to(dtype) for count in counts]
 
 
+def difference(found, expected):
+    """The largest one, as a share of the largest number."""
+    return ((found.double() - expected).abs().max() / expected.abs().max()).item()
+
+
+TOLERANCES = {torch.float32: 1e-5, torch.bfloat16: 2e-2}
 SHAPES = [(1, 1, 100, 20, 8), (2, 3, 77, 5, 4), (2, 2, 1, 9, 16), (1, 5, 33, 49, 12)]
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_tiles_give_pytorchs_numbers(tiles, shape):
-    q, k, v = draw(*shape)
+def test_tiles_give_pytorchs_numbers(tiles, shape, dtype):
+    q, k, v = draw(*shape, dtype)
     with torch.no_grad():
         found = attend(q, k, v)
     expected = F.scaled_dot_product_attention(*(x.double() for x in (q, k, v)))
-    assert torch.allclose(found.double(), expected, atol=1e-5)
+    assert found.dtype == dtype
+    assert difference(found, expected) < TOLERANCES[dtype]
     assert found.transpose(1, 2).is_contiguous(), "the output projection takes heads side by side"
     heads = shape[0] * shape[1]
     assert len(tiles) >= heads and len(tiles) % heads == 0
@@ -54,17 +72,28 @@ def test_tiles_give_pytorchs_numbers(tiles, shape):
         assert len(tiles) > heads, "a head has several"
 
 
+@pytest.mark.parametrize("dtype", TOLERANCES)
 @pytest.mark.parametrize("shape", SHAPES)
-def test_gradients_through_tiles_are_pytorchs(tiles, shape):
-    inputs = [x.requires_grad_() for x in draw(*shape)]
-    grad = heads_side_by_side(*shape[:3], shape[4])
+def test_gradients_through_tiles_are_pytorchs(tiles, shape, dtype):
+    inputs = [x.requires_grad_() for x in draw(*shape, dtype)]
+    grad = heads_side_by_side(*shape[:3], shape[4]).to(dtype)
     found = torch.autograd.grad(attend(*inputs), inputs, grad)
     exact = [x.detach().double().requires_grad_() for x in inputs]
     out = F.scaled_dot_product_attention(*exact)
     expected = torch.autograd.grad(out, exact, grad.double())
     for one, other in zip(found, expected, strict=True):
-        assert torch.allclose(one.double(), other, atol=1e-4)
+        assert one.dtype == dtype
+        assert difference(one, other) < TOLERANCES[dtype]
     assert len(tiles) > 0
+
+
+def test_many_tiles_add_up_in_float32(tiles):
+    inputs = [x.requires_grad_() for x in draw(1, 1, 3000, 4, 8, torch.bfloat16)]
+    found = torch.autograd.grad(attend(*inputs).sum(), inputs)
+    assert len(tiles) > 50
+    exact = [x.detach().double().requires_grad_() for x in inputs]
+    expected = torch.autograd.grad(F.scaled_dot_product_attention(*exact).sum(), exact)
+    assert difference(found[2], expected[2]) < 5e-3  # hundreds of weights each, all positive
 
 
 def test_no_weight_is_kept_for_the_backward_pass(tiles):
@@ -80,21 +109,23 @@ def test_no_weight_is_kept_for_the_backward_pass(tiles):
 @pytest.mark.parametrize(
     "change",
     [
-        *("nothing", "one thread", "bfloat16", "few queries", "few scores"),
-        *("Intel", "dropout", "graph", "parameter"),
+        *("nothing", "one thread", "float64", "few queries", "few scores"),
+        *("fast fused", "dropout", "graph", "parameter"),
     ],
 )
 def test_when_there_are_tiles(monkeypatch, change):
     calls = []
-    monkeypatch.setattr(dot_product, "mkl_is_half_as_fast", lambda: change != "Intel")
+    monkeypatch.setattr(
+        dot_product, "fused_attention_is_slow", lambda dtype: change != "fast fused"
+    )
     monkeypatch.setattr(
         dot_product, "attend_in_tiles", lambda q, k, v: calls.append(1) or torch.zeros_like(q)
     )
     monkeypatch.setattr(linear, "is_recording", lambda: change == "graph")
     queries, keys = {"few queries": (500, 9000), "few scores": (600, 9)}.get(change, (600, 600))
     q, k, v = draw(1, 1, queries, keys, 4)
-    if change == "bfloat16":
-        q, k, v = q.bfloat16(), k.bfloat16(), v.bfloat16()
+    if change == "float64":
+        q, k, v = q.double(), k.double(), v.double()
     if change == "parameter":
         q = torch.nn.Parameter(q)  # stands for any subclass
     if change == "one thread":
@@ -116,14 +147,26 @@ def test_when_there_are_tiles(monkeypatch, change):
     ],
 )
 def test_mkl_is_slow_on_wide_processors_of_others(
-    monkeypatch, tmp_path, vendor, family, capability, mkl, slow, half
+    processor_is, monkeypatch, vendor, family, capability, mkl, slow, half
 ):
-    info = tmp_path / "cpuinfo"
     if vendor:
-        info.write_text(f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\n")
-    monkeypatch.setattr(linear, "CPU_INFO", info)
+        processor_is(f"processor\t: 0\nvendor_id\t: {vendor}\ncpu family\t: {family}\n")
     monkeypatch.setattr(torch.backends.cpu, "get_cpu_capability", lambda: capability)
     monkeypatch.setattr(torch.backends.mkl, "is_available", lambda: mkl)
-    monkeypatch.setattr(linear, "mkl_is_slow", linear.mkl_is_slow.__wrapped__)
-    assert linear.mkl_is_slow() == slow
-    assert linear.mkl_is_half_as_fast.__wrapped__() == half
+    assert processor.mkl_is_slow() == slow
+    assert processor.fused_attention_is_slow(torch.float32) == half
+    assert not processor.fused_attention_is_slow(torch.float64)
+
+
+@pytest.mark.parametrize(
+    ("flags", "slow"),
+    [
+        ("avx512f avx512_bf16", True),  # Zen 4
+        ("avx512f avx512_bf16 amx_bf16 amx_tile", False),  # Sapphire Rapids
+        ("avx512f", False),  # computed in float32 throughout
+        ("asimd bf16", False),  # Arm's, not measured
+    ],
+)
+def test_fused_attention_is_slow_in_bfloat16_without_amx(processor_is, flags, slow):
+    processor_is(f"processor\t: 0\nflags\t: fpu {flags} sse\n")
+    assert processor.fused_attention_is_slow(torch.bfloat16) == slow

@@ -23,7 +23,9 @@ from pvt_mm.costs.benchmark.contenders import Unavailable, mmdet_arguments
 from pvt_mm.costs.benchmark.steps import autocast
 from pvt_mm.costs.benchmark.workloads import Workload
 from pvt_mm.errors import UserError
+from pvt_mm.kernels import accelerate
 from pvt_mm.training.amp import float32_boxes, is_amp
+from pvt_mm.training.declared import declare, declared_hook
 
 __all__ = ["import_models", "input_shape", "mmdet_backbone", "prepare_config", "synthetic_batch"]
 
@@ -62,6 +64,8 @@ def prepare_config(contender: str, case: Case) -> Workload:
     if case.dtype == "bfloat16":
         float32_boxes(model)  # as a training in bfloat16 does
     batch = synthetic_batch(cfg, case.shape or input_shape(cfg, case.mode), case.batch)
+    if contender == "pvt_mm":
+        _accelerate(model, cfg, case)
     if case.compile:
         model.backbone.compile(dynamic=case.dynamic or None)
 
@@ -98,6 +102,16 @@ def _train_step(
         return logged
 
     return train
+
+
+def _accelerate(model: nn.Module, cfg: Config, case: Case) -> None:
+    """Do what the Predictor does, or a training by our tools."""
+    if case.mode == "inference":
+        accelerate(model, prepack=True)
+    else:
+        declare(cfg)
+        hook = declared_hook(cfg, "pvt_mm.AccelerateHook")
+        accelerate(model, recompute=hook.get("recompute", False))
 
 
 def _copy(batch: dict[str, list]) -> dict[str, list]:

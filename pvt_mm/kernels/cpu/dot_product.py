@@ -12,12 +12,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from pvt_mm.kernels.cpu.linear import (
-    linear,
-    mkl_is_half_as_fast,
-    onednn_convolves,
-    weight_gradient,
-)
+from pvt_mm.kernels.cpu.linear import linear, onednn_convolves, weight_gradient
+from pvt_mm.kernels.cpu.processor import fused_attention_is_slow
 
 __all__ = ["attend", "attend_in_tiles", "attention_weights"]
 
@@ -33,9 +29,9 @@ FEWEST_SCORES = 2**18  # of a head; with fewer of either, calls cost more than t
 def attend(q: Tensor, k: Tensor, v: Tensor, drop_rate: float = 0.0) -> Tensor:
     """Mix the values by how well their keys match the queries: ``softmax(q k^T / sqrt(d)) v``.
 
-    PyTorch's own operator calls MKL, which uses half of the width of AMD's newest. There, tiles
-    of queries are computed one after the other as 1x1 convolutions, which oneDNN computes. The
-    numbers are the same up to rounding, and the weights never exist whole in either case.
+    Where PyTorch's own operator is slow, tiles of queries are computed one after the other, as
+    products that oneDNN computes. The numbers are the same up to rounding, in bfloat16 that of the
+    scores too, and the weights never exist whole in either case.
 
     Args:
         q: Queries ``(B, h, N, d)``.
@@ -54,12 +50,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, drop_rate: float = 0.0) -> Tensor:
 
 
 def _tiles(q: Tensor, k: Tensor) -> bool:
-    # Whoever subclasses tensors expects one operator. In bfloat16 PyTorch's own calls oneDNN, too.
-    if type(q) is not Tensor or q.dtype != torch.float32 or not onednn_convolves(q):
-        return False
+    if type(q) is not Tensor or not onednn_convolves(q):
+        return False  # whoever subclasses tensors expects one operator
     queries, keys = q.shape[2], k.shape[2]
     large = queries >= FEWEST_QUERIES and queries * keys >= FEWEST_SCORES
-    return large and mkl_is_half_as_fast()
+    return large and fused_attention_is_slow(q.dtype)
 
 
 def _spans(q: Tensor, k: Tensor, tile_bytes: int) -> Iterator[slice]:
@@ -99,9 +94,11 @@ class _Attend(torch.autograd.Function):
     @torch.autograd.function.once_differentiable
     def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         q, k, v = ctx.saved_tensors
-        # As the tensors are themselves: heads side by side.
-        grad_q, grad_k, grad_v = (
-            torch.zeros_like(x.transpose(1, 2)).transpose(1, 2) for x in (q, k, v)
+        # As the tensors are themselves, heads side by side. Many tiles add to the latter two.
+        grad_q = torch.empty_like(q.transpose(1, 2)).transpose(1, 2)
+        grad_k, grad_v = (
+            torch.zeros_like(x.transpose(1, 2), dtype=torch.float32).transpose(1, 2)
+            for x in (k, v)
         )
         scale = q.shape[3] ** -0.5
         for head in ((b, h) for b in range(q.shape[0]) for h in range(q.shape[1])):
@@ -118,4 +115,4 @@ class _Attend(torch.autograd.Function):
                 grad_k[head] += weight_gradient(grad_scores, queries)
                 del weights, grad_scores  # before the next tile needs memory
             grad_k[head] *= scale
-        return grad_q, grad_k, grad_v
+        return grad_q, grad_k.to(k.dtype), grad_v.to(v.dtype)

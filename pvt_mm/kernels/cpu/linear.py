@@ -2,21 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from functools import cache
-from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.grad import conv2d_weight
 
+from pvt_mm.kernels.cpu.processor import mkl_is_slow
 from pvt_mm.kernels.recording import is_recording
 from pvt_mm.tokens import map_to_tokens, tokens_to_map
 
-__all__ = ["linear", "mkl_is_half_as_fast", "mkl_is_slow", "onednn_convolves", "weight_gradient"]
+__all__ = ["linear", "onednn_convolves", "weight_gradient"]
 
-CPU_INFO = Path("/proc/cpuinfo")
 # With fewer, a convolution's call costs more than it gains: it sorts the weight anew each time.
 FEWEST_TOKENS = 2048
 FEWEST_TOKENS_SLOW_MKL = 512
@@ -73,31 +69,12 @@ def onednn_convolves(tokens: Tensor) -> bool:
     return supported and torch.get_num_threads() > 1 and torch.backends.mkldnn.is_available()
 
 
-@cache
-def mkl_is_slow() -> bool:
-    """Whether MKL leaves AVX-512 alone, which it does on processors that are not Intel's."""
-    if not CPU_INFO.is_file() or torch.backends.cpu.get_cpu_capability() != "AVX512":
-        return False
-    return torch.backends.mkl.is_available() and "GenuineIntel" not in CPU_INFO.read_text()
-
-
-@cache
-def mkl_is_half_as_fast() -> bool:
-    """Whether the processor's units are 512 bits wide, too: AMD's from Zen 5 on, family 26.
-
-    Zen 4 computes AVX-512 in two halves, so that there MKL is a tenth slower than oneDNN only.
-    """
-    if not mkl_is_slow():
-        return False
-    family = re.search(r"^cpu family\s*: (\d+)$", CPU_INFO.read_text(), re.MULTILINE)
-    return family is not None and int(family[1]) >= 26
-
-
 def _convolves(tokens: Tensor) -> bool:
     if tokens.ndim != 3 or not onednn_convolves(tokens):
         return False
     # Without AVX-512 its gradient of a weight takes thrice as long as MKL's, and with it on Intel's
-    # processors as long.
+    # processors as long. In bfloat16 PyTorch hands products to oneDNN, too.
     if mkl_is_slow():
-        return tokens.shape[1] >= FEWEST_TOKENS_SLOW_MKL
+        slow = tokens.dtype == torch.float32
+        return tokens.shape[1] >= (FEWEST_TOKENS_SLOW_MKL if slow else FEWEST_TOKENS)
     return tokens.shape[1] >= FEWEST_TOKENS and not torch.is_grad_enabled()
