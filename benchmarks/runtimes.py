@@ -91,9 +91,7 @@ def ways(name: str, backbone: nn.Module, folder: Path) -> dict[str, Run]:
     }
     if has_bfloat16("cpu"):
         made |= {
-            "PyTorch, accelerated, bfloat16": in_pytorch(
-                backbone, bf16, fast=True, compiled=False
-            ),
+            "PyTorch, accelerated, bfloat16": in_pytorch(backbone, bf16, fast=True, compiled=False),
             "PyTorch, bfloat16, compiled": in_pytorch(backbone, bf16, fast=False, compiled=True),
             "OpenVINO, bfloat16": in_file(backbone, folder / "own.xml", bf16),
         }

@@ -97,8 +97,7 @@ class _Attend(torch.autograd.Function):
         # As the tensors are themselves, heads side by side. Many tiles add to the latter two.
         grad_q = torch.empty_like(q.transpose(1, 2)).transpose(1, 2)
         grad_k, grad_v = (
-            torch.zeros_like(x.transpose(1, 2), dtype=torch.float32).transpose(1, 2)
-            for x in (k, v)
+            torch.zeros_like(x.transpose(1, 2), dtype=torch.float32).transpose(1, 2) for x in (k, v)
         )
         scale = q.shape[3] ** -0.5
         for head in ((b, h) for b in range(q.shape[0]) for h in range(q.shape[1])):
