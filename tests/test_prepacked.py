@@ -73,14 +73,19 @@ def test_maps_are_those_of_the_plain_backbone(arch, packed_calls):
     assert {*packed_calls} == {part for part in fast.modules() if isinstance(part, products)}
 
 
+@pytest.mark.parametrize("small", [True, False])
 @pytest.mark.parametrize("arch", ["pvt_tiny", "pvt_v2_b0", "pvt_v2_b2_li"])
-def test_long_products_are_not_packed(arch, packed_calls):
+def test_long_products_are_packed_if_their_weights_are_small(
+    arch, small, packed_calls, monkeypatch
+):
     plain, fast = build_both(arch)
+    if not small:
+        monkeypatch.setattr(prepacked, "SMALL_WEIGHT", 0)
     x = image(1, 3, 320, 256)  # 80x64, 40x32, 20x16 and 10x8 tokens
     with torch.no_grad():
         assert largest_difference(fast(x), plain(x)) < 1e-4
     assert fast.block3[0].attn.q in packed_calls and fast.patch_embed4.proj in packed_calls
-    assert fast.block2[0].attn.q not in packed_calls
+    assert (fast.block2[0].attn.q in packed_calls) == small
     assert fast.patch_embed2.proj not in packed_calls
 
 

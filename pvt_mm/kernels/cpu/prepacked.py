@@ -6,6 +6,7 @@ For few tokens, as of a small image, sorting a weight takes as long as multiplyi
 from __future__ import annotations
 
 from collections.abc import MutableMapping
+from functools import cache
 from typing import NamedTuple
 
 import torch
@@ -17,8 +18,10 @@ from pvt_mm.kernels.recording import is_recording
 
 __all__ = ["can_prepack", "convolve_prepacked", "forget", "project_prepacked"]
 
-# With more, sorting takes a few percent of the product's time, which is not worth the memory.
+# With more, sorting takes a few percent of the product's time, which is worth the memory of small
+# weights only: those of linear layers with 128 to 1024 channels and less.
 MOST_TOKENS = 1024
+SMALL_WEIGHT = 2**17  # numbers
 
 
 class _Packed(NamedTuple):
@@ -40,14 +43,18 @@ def can_prepack(layer: nn.Linear | nn.Conv2d, x: Tensor, tokens: int) -> bool:
         x: Tokens ``(B, N, C)`` or a map ``(B, C, H, W)``.
         tokens: How many tokens of an image come out.
     """
-    if torch.is_grad_enabled() or is_recording() or type(x) is not Tensor:
+    if torch.is_grad_enabled() or is_recording() or type(x) is not Tensor or not x.is_cpu:
         return False
-    if tokens > MOST_TOKENS or x.device.type != "cpu" or not _has_operators():
+    small = isinstance(layer, nn.Linear) and layer.weight.numel() <= SMALL_WEIGHT
+    if not (small or tokens <= MOST_TOKENS):
         return False
-    if any(one.is_inference() for one in _parameters(layer)):  # nobody counts their changes
+    if not (_has_operators() and torch._C._get_mkldnn_enabled()):
+        return False
+    parameters = _parameters(layer)
+    if any(one.is_inference() for one in parameters):  # nobody counts their changes
         return False
     # Other types are errors, or stay what they are under autocast: the layer's own call knows.
-    types = {x.dtype, *(one.dtype for one in _parameters(layer))}
+    types = {x.dtype, *(one.dtype for one in parameters)}
     if not types <= {torch.float32, torch.bfloat16}:
         return False
     if len(types) > 1 and not torch.is_autocast_enabled("cpu"):
@@ -90,8 +97,9 @@ def _computed_in(x: Tensor) -> torch.dtype:
     return torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else x.dtype
 
 
+@cache
 def _has_operators() -> bool:
-    if not (torch.backends.mkldnn.is_available() and torch._C._get_mkldnn_enabled()):
+    if not torch.backends.mkldnn.is_available():
         return False
     has_autocast = hasattr(torch, "get_autocast_dtype")  # since torch 2.4
     return has_autocast and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
