@@ -12,6 +12,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from pvt_mm.costs.complexity import build_arch
 from pvt_mm.devices import has_bfloat16
 from pvt_mm.errors import run_tool
 from pvt_mm.export import backbone_exportable, export_model
+from pvt_mm.export.openvino import Calibration
 from pvt_mm.kernels import accelerate
 from pvt_mm.runtimes import open_session
 from pvt_mm.training.amp import compute_in_bfloat16
@@ -38,6 +40,7 @@ from pvt_mm.training.speed import compile_backbone
 MODELS = ("pvt_small", "pvt_v2_b0", "pvt_v2_b2", "pvt_v2_b2_li")
 SHAPES = ("224x224", "800x1344")
 FIRST = "PyTorch, plain"
+IMAGES = 4  # that int8 is fitted to, random as those that are measured
 Run = Callable[[torch.Tensor], list[np.ndarray]]
 
 
@@ -67,10 +70,15 @@ def in_pytorch(backbone: nn.Module, dtype: str, fast: bool, compiled: bool) -> R
 
 def in_file(backbone: nn.Module, path: Path, dtype: str = "float32", standard: bool = False) -> Run:
     """Run an exported file of the backbone, which is written if it is not there."""
+    quantised = dtype == "int8"  # in the file; else it is a way to read it
     if not path.exists():
         format = {".onnx": "onnx", ".xml": "openvino"}[path.suffix]
-        export_model(backbone_exportable(backbone), path, format, standard=standard)
-    session = open_session(path, dtype)
+        options = {}
+        if quantised:
+            inputs = [{"images": torch.randn(1, 3, 224, 224).numpy()} for _ in range(IMAGES)]
+            options = {"dtype": dtype, "calibration": Calibration(inputs)}
+        export_model(backbone_exportable(backbone), path, format, standard=standard, **options)
+    session = open_session(path, "float32" if quantised else dtype)
 
     def run(images: torch.Tensor) -> list[np.ndarray]:
         return list(session.run({"images": images.numpy()}).values())
@@ -95,6 +103,8 @@ def ways(name: str, backbone: nn.Module, folder: Path) -> dict[str, Run]:
             "PyTorch, bfloat16, compiled": in_pytorch(backbone, bf16, fast=False, compiled=True),
             "OpenVINO, bfloat16": in_file(backbone, folder / "own.xml", bf16),
         }
+    if find_spec("nncf"):
+        made["OpenVINO, int8"] = in_file(backbone, folder / "int8.xml", "int8")
     try:
         theirs = build_backbone("mmdet", name, (224, 224)).module.eval()
         made["MMDetection's own"] = lambda images: [one.numpy() for one in theirs(images)]

@@ -4,6 +4,7 @@ import json
 import sys
 from argparse import Namespace
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -22,6 +23,7 @@ import gpu_operators  # noqa: E402
 import gpu_report  # noqa: E402
 import part_clock  # noqa: E402
 import render  # noqa: E402
+import runtimes  # noqa: E402
 import scaling  # noqa: E402
 import tricks  # noqa: E402
 import whole_job  # noqa: E402
@@ -342,3 +344,30 @@ def test_tricks_change_what_runs_and_not_its_result(mode, side, monkeypatch):
         assert result == pytest.approx(expected, abs=1e-5), way
         if way != "without checks of each call":
             assert found != reference, way
+
+
+def test_all_ways_to_run_a_backbone(monkeypatch, tmp_path):
+    written, opened = {}, []
+
+    def write(exportable, path, format, standard=False, dtype="float32", calibration=None):
+        path.touch()
+        written[path.name] = (format, standard, dtype, calibration and len(calibration.inputs))
+
+    def read(path, dtype):
+        opened.append((path.name, dtype))
+        return SimpleNamespace(run=lambda inputs: {"p2": inputs["images"]})
+
+    for name, fake in (("export_model", write), ("open_session", read)):  # tested in test_runtimes
+        monkeypatch.setattr(runtimes, name, fake)
+    monkeypatch.setattr(runtimes, "compile_backbone", lambda model, inference: None)
+    monkeypatch.setattr(runtimes, "has_bfloat16", lambda device: True)
+    monkeypatch.setattr(runtimes, "find_spec", lambda package: True)
+    made = runtimes.ways("pvt_v2_b0", runtimes.build_arch("pvt_v2_b0"), tmp_path)
+    assert list(made)[0] == runtimes.FIRST and "OpenVINO, int8" in made
+    assert written == {
+        "own.onnx": ("onnx", False, "float32", None),
+        "standard.onnx": ("onnx", True, "float32", None),
+        "own.xml": ("openvino", False, "float32", None),
+        "int8.xml": ("openvino", False, "int8", runtimes.IMAGES),
+    }
+    assert ("own.xml", "bfloat16") in opened and ("int8.xml", "float32") in opened
