@@ -68,17 +68,27 @@ def in_pytorch(backbone: nn.Module, dtype: str, fast: bool, compiled: bool) -> R
     return lambda images: [one.float().numpy() for one in model(images)]
 
 
-def in_file(backbone: nn.Module, path: Path, dtype: str = "float32", standard: bool = False) -> Run:
-    """Run an exported file of the backbone, which is written if it is not there."""
-    quantised = dtype == "int8"  # in the file; else it is a way to read it
+def in_file(
+    backbone: nn.Module,
+    path: Path,
+    dtype: str = "float32",
+    standard: bool = False,
+    calibration: Calibration | None = None,
+) -> Run:
+    """Run an exported file of the backbone, which is written if it is not there.
+
+    Args:
+        backbone: What is exported.
+        path: The file.
+        dtype: What it is read in.
+        standard: Whether with standard operators only.
+        calibration: What int8 is fitted to; the file is in float32 without.
+    """
     if not path.exists():
         format = {".onnx": "onnx", ".xml": "openvino"}[path.suffix]
-        options = {}
-        if quantised:
-            inputs = [{"images": torch.randn(1, 3, 224, 224).numpy()} for _ in range(IMAGES)]
-            options = {"dtype": dtype, "calibration": Calibration(inputs)}
+        options = {"dtype": "int8", "calibration": calibration} if calibration else {}
         export_model(backbone_exportable(backbone), path, format, standard=standard, **options)
-    session = open_session(path, "float32" if quantised else dtype)
+    session = open_session(path, dtype)
 
     def run(images: torch.Tensor) -> list[np.ndarray]:
         return list(session.run({"images": images.numpy()}).values())
@@ -104,7 +114,9 @@ def ways(name: str, backbone: nn.Module, folder: Path) -> dict[str, Run]:
             "OpenVINO, bfloat16": in_file(backbone, folder / "own.xml", bf16),
         }
     if find_spec("nncf"):
-        made["OpenVINO, int8"] = in_file(backbone, folder / "int8.xml", "int8")
+        inputs = [{"images": torch.randn(1, 3, 224, 224).numpy()} for _ in range(IMAGES)]
+        calibration = Calibration(inputs)
+        made["OpenVINO, int8"] = in_file(backbone, folder / "int8.xml", calibration=calibration)
     try:
         theirs = build_backbone("mmdet", name, (224, 224)).module.eval()
         made["MMDetection's own"] = lambda images: [one.numpy() for one in theirs(images)]

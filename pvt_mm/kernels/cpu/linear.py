@@ -75,6 +75,6 @@ def _convolves(tokens: Tensor) -> bool:
     # Without AVX-512 its gradient of a weight takes thrice as long as MKL's, and with it on Intel's
     # processors as long. In bfloat16 PyTorch hands products to oneDNN, too.
     if mkl_is_slow():
-        slow = tokens.dtype == torch.float32
-        return tokens.shape[1] >= (FEWEST_TOKENS_SLOW_MKL if slow else FEWEST_TOKENS)
+        by_mkl = tokens.dtype == torch.float32
+        return tokens.shape[1] >= (FEWEST_TOKENS_SLOW_MKL if by_mkl else FEWEST_TOKENS)
     return tokens.shape[1] >= FEWEST_TOKENS and not torch.is_grad_enabled()
