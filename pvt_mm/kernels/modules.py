@@ -1,7 +1,7 @@
 """The fast twins of the backbones' modules: the same parameters, names and results.
 
 On CPUs a large map goes through a block band by band (:mod:`pvt_mm.kernels.cpu.bands`), and tall
-products are oneDNN's (:mod:`pvt_mm.kernels.cpu.linear`); in training the MLP's activations may be
+products are oneDNN's (:mod:`pvt_mm.kernels.cpu.linear`); in training the MLP's activations are
 computed anew in the backward pass (:mod:`pvt_mm.kernels.cpu.recompute`); for inference weights may
 be sorted once for all calls (:mod:`pvt_mm.kernels.cpu.prepacked`). On GPUs the depth-wise
 convolution and the GELU are one kernel (:mod:`pvt_mm.kernels.gpu`). What each gains and costs:
@@ -26,7 +26,7 @@ from pvt_mm.kernels.cpu.bands import Band, map_in_bands, wants_bands
 from pvt_mm.kernels.cpu.dot_product import attend
 from pvt_mm.kernels.cpu.linear import linear
 from pvt_mm.kernels.cpu.prepacked import can_prepack, convolve_prepacked, project_prepacked
-from pvt_mm.kernels.cpu.recompute import mlp_in_bands
+from pvt_mm.kernels.cpu.recompute import linear_of_gelu, mlp_in_bands
 from pvt_mm.kernels.parts import obstacle
 from pvt_mm.kernels.recording import is_recording
 from pvt_mm.tokens import map_to_tokens, tokens_to_map
@@ -97,7 +97,7 @@ class FastMlp(Products, Mlp):
             return self.mix(tokens, Band.whole(hw))
         if not torch.is_grad_enabled():
             return map_in_bands(self.mix, tokens, hw, hidden_dims, self.halo)
-        if not self.recompute or (self.training and self.drop.p > 0):
+        if not self.recompute or self._drops():
             return self.mix(tokens, Band.whole(hw))  # dropout must not be drawn anew
         fc1, fc2 = (self.fc1.weight, self.fc1.bias), (self.fc2.weight, self.fc2.bias)
         params = self._activation_params()
@@ -105,10 +105,16 @@ class FastMlp(Products, Mlp):
 
     def mix(self, tokens: Tensor, band: Band) -> Tensor:
         """Mix the channels of the ``(B, n, C)`` tokens that a band reads, for those it makes."""
-        hidden = self.project(self.fc1, tokens)  # (B, n, E)
+        hidden, params = self.project(self.fc1, tokens), self._activation_params()  # (B, n, E)
         in_place = not torch.is_grad_enabled()
-        hidden = self._activate(hidden, band, *self._activation_params(), in_place=in_place)
+        if not in_place and hidden.is_cpu and not self._drops():
+            hidden = self._before_gelu(hidden, band, *params)
+            return linear_of_gelu(hidden, (self.fc2.weight, self.fc2.bias))
+        hidden = self._activate(hidden, band, *params, in_place=in_place)
         return self.drop(self.project(self.fc2, self.drop(hidden)))
+
+    def _drops(self) -> bool:
+        return self.training and self.drop.p > 0
 
     def _activation_params(self) -> tuple[Tensor, ...]:
         return ()
@@ -116,7 +122,15 @@ class FastMlp(Products, Mlp):
     def _activate(
         self, hidden: Tensor, band: Band, *params: Tensor, in_place: bool = False
     ) -> Tensor:
-        return torch.ops.aten.gelu_(hidden) if in_place else F.gelu(hidden)
+        made = self._before_gelu(hidden, band, *params, in_place=in_place)
+        in_place = in_place or (made is not hidden and not torch.is_grad_enabled())
+        return torch.ops.aten.gelu_(made) if in_place else F.gelu(made)
+
+    def _before_gelu(
+        self, hidden: Tensor, band: Band, *params: Tensor, in_place: bool = False
+    ) -> Tensor:
+        """Make of hidden tokens, ``(B, n, E)``, what the GELU is given, ``(B, m, E)``."""
+        return hidden
 
 
 class FastConvMlp(FastMlp, ConvMlp):
@@ -132,19 +146,25 @@ class FastConvMlp(FastMlp, ConvMlp):
     def _activate(
         self, hidden: Tensor, band: Band, *params: Tensor, in_place: bool = False
     ) -> Tensor:
+        if not gpu.is_available(hidden):
+            return super()._activate(hidden, band, *params, in_place=in_place)
         weight, bias = params
-        if isinstance(self.relu, nn.ReLU):
-            hidden = F.relu(hidden, inplace=in_place)
-        if gpu.is_available(hidden):
-            return gpu.dwconv_gelu(hidden, weight, bias, band.hw)
-        maps = tokens_to_map(hidden, band.hw)
+        return gpu.dwconv_gelu(self._rectify(hidden, in_place), weight, bias, band.hw)
+
+    def _before_gelu(
+        self, hidden: Tensor, band: Band, *params: Tensor, in_place: bool = False
+    ) -> Tensor:
+        weight, bias = params
+        maps = tokens_to_map(self._rectify(hidden, in_place), band.hw)
         if in_place:
             maps = self.convolve(self.dwconv.dwconv, maps)
         else:
             maps = F.conv2d(maps, weight, bias, padding=1, groups=weight.shape[0])
         # Beyond a band the convolution saw zeros instead of rows, which spoils the halo only.
-        hidden = band.without_halo(map_to_tokens(maps))
-        return F.gelu(hidden) if torch.is_grad_enabled() else torch.ops.aten.gelu_(hidden)
+        return band.without_halo(map_to_tokens(maps))
+
+    def _rectify(self, hidden: Tensor, in_place: bool) -> Tensor:
+        return F.relu(hidden, inplace=in_place) if isinstance(self.relu, nn.ReLU) else hidden
 
 
 class FastAttention(Products, SpatialReductionAttention):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -11,7 +13,7 @@ from pvt_mm.kernels.cpu.processor import mkl_is_slow
 from pvt_mm.kernels.recording import is_recording
 from pvt_mm.tokens import map_to_tokens, tokens_to_map
 
-__all__ = ["linear", "onednn_convolves", "weight_gradient"]
+__all__ = ["linear", "linear_gradients", "onednn_convolves", "weight_gradient"]
 
 # With fewer, a convolution's call costs more than it gains: it sorts the weight anew each time.
 FEWEST_TOKENS = 2048
@@ -58,6 +60,40 @@ def weight_gradient(grad: Tensor, tokens: Tensor) -> Tensor:
     shape = (grad.shape[2], tokens.shape[2], 1, 1)
     maps = (tokens_to_map(tokens, column), shape, tokens_to_map(grad, column))
     return conv2d_weight(*maps)[:, :, 0, 0]
+
+
+def linear_gradients(
+    grad: Tensor, tokens: Tensor, weight: Tensor, wanted: Sequence[bool] = (True, True, True)
+) -> tuple[Tensor | None, ...]:
+    """Do what autograd does for :func:`linear` in the backward pass, by the same kernels.
+
+    Args:
+        grad: Gradient with respect to the result, ``(B, N, K)``.
+        tokens: ``(B, N, C)``.
+        weight: ``(K, C)``.
+        wanted: Which of the three gradients to compute.
+
+    Returns:
+        The gradients with respect to tokens, weight and bias, None for those not wanted.
+    """
+    tokens, weight = tokens.to(grad.dtype), weight.to(grad.dtype)  # as for weight_gradient
+    if not (_convolves(tokens) and mkl_is_slow()):
+        return (
+            grad @ weight if wanted[0] else None,
+            weight_gradient(grad, tokens) if wanted[1] else None,
+            grad.sum((0, 1)) if wanted[2] else None,
+        )
+    column = (tokens.shape[1], 1)
+    maps = (tokens_to_map(grad, column), tokens_to_map(tokens, column), weight[:, :, None, None])
+    form = ((1, 1), (0, 0), (1, 1), False, (0, 0), 1)  # stride, padding, dilation, ..., groups
+    grad_maps, grad_weight, grad_bias = torch.ops.aten.convolution_backward(
+        *maps, (weight.shape[0],), *form, wanted
+    )
+    return (
+        map_to_tokens(grad_maps) if wanted[0] else None,
+        grad_weight[:, :, 0, 0] if wanted[1] else None,
+        grad_bias,
+    )
 
 
 def onednn_convolves(tokens: Tensor) -> bool:

@@ -1,4 +1,4 @@
-"""An MLP whose wide tokens are made band by band, and activated anew in the backward pass."""
+"""What an MLP makes anew in the backward pass, rather than keep it: wide activations."""
 
 from __future__ import annotations
 
@@ -6,18 +6,41 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from pvt_mm.kernels.cpu.bands import Band, cut_in_bands
-from pvt_mm.kernels.cpu.linear import linear, weight_gradient
+from pvt_mm.kernels.cpu.linear import linear, linear_gradients, weight_gradient
 
-__all__ = ["Layer", "mlp_in_bands"]
+__all__ = ["Layer", "linear_of_gelu", "mlp_in_bands"]
+
+# Of smaller ones a second is not missed, and making it anew takes a hundredth or two of a step.
+SMALL_BYTES = 8 * 2**20
 
 # Shape legend: B batch, N = H*W tokens, C channels, E hidden channels; n tokens that a band reads,
 # m tokens that it makes.
 
 Activate = Callable[..., Tensor]
 Layer = tuple[Tensor, Tensor]  # weight (K, C) and bias (K,) of a linear layer
+
+
+def linear_of_gelu(tokens: Tensor, fc2: Layer) -> Tensor:
+    """Compute ``linear(gelu(tokens), *fc2)`` and keep of the wide tensors only what is given.
+
+    Autograd keeps what the GELU makes as well, for the gradient of the weight. Here it is made anew
+    in the backward pass if it is large.
+
+    Args:
+        tokens: ``(B, N, E)``.
+        fc2: Weight ``(C, E)`` and bias of the layer.
+
+    Returns:
+        ``(B, N, C)``; its gradients are those of the two operators.
+    """
+    large = tokens.nbytes > SMALL_BYTES and hasattr(torch.amp, "custom_fwd")
+    if not (large and torch.is_grad_enabled()):
+        return linear(F.gelu(tokens), *fc2)
+    return _LinearOfGelu.apply(tokens, *fc2)  # type: ignore[no-untyped-call]  # torch's
 
 
 def mlp_in_bands(
@@ -61,6 +84,25 @@ def _in_autocast(name: str) -> Callable[[Any], Any]:
     """Decorate with ``torch.amp``'s ``name``, which keeps autocast on in the backward pass."""
     decorator = getattr(torch.amp, name, None)  # since torch 2.4
     return decorator(device_type="cpu") if decorator else lambda function: function
+
+
+class _LinearOfGelu(torch.autograd.Function):
+    @staticmethod
+    @_in_autocast("custom_fwd")
+    def forward(ctx: Any, tokens: Tensor, weight: Tensor, bias: Tensor) -> Tensor:
+        ctx.save_for_backward(tokens, weight)
+        return linear(F.gelu(tokens), weight, bias)
+
+    @staticmethod
+    @_in_autocast("custom_bwd")
+    @torch.autograd.function.once_differentiable
+    def backward(ctx: Any, grad_out: Tensor) -> tuple[Tensor | None, ...]:
+        tokens, weight = ctx.saved_tensors
+        wanted = ctx.needs_input_grad
+        grad, *of_layer = linear_gradients(grad_out, F.gelu(tokens), weight, wanted)
+        if grad is not None:  # (B, N, E)
+            grad = torch.ops.aten.gelu_backward(grad.to(tokens.dtype), tokens)
+        return grad, *of_layer
 
 
 class _MlpInBands(torch.autograd.Function):
