@@ -5,6 +5,7 @@ import pickle
 
 import pytest
 import torch
+from pieces import set_band_bytes
 from procedural import build, build_procedural, procedural_image
 from torch import nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
@@ -407,3 +408,63 @@ def test_what_was_changed_stays_plain_and_is_named():
     }
     assert {key: done.plain[key] for key in reasons} == reasons
     assert not set(reasons) & set(done.swapped) and "block3.0.attn" in done.swapped
+
+
+def exchange(module, place, part):
+    owner, _, name = place.rpartition(".")
+    setattr(module.get_submodule(owner), name, part)
+
+
+EXCHANGES = {
+    "another activation": ("mlp.act", nn.ReLU(), "mlp", "act is a ReLU"),
+    "an approximate GELU": ("mlp.act", nn.GELU("tanh"), "mlp", "act is GELU(approximate='tanh')"),
+    "an activation for none": ("mlp.relu", nn.GELU(), "mlp", "relu is a GELU"),
+    "a dilated convolution": (
+        "mlp.dwconv.dwconv",
+        nn.Conv2d(256, 256, 3, padding=2, dilation=2, groups=256),
+        "mlp",
+        "dwconv.dwconv is Conv2d(256, 256, kernel_size=(3, 3), stride=(1, 1), padding=(2, 2), "
+        "dilation=(2, 2), groups=256)",
+    ),
+    "a circular convolution": (
+        "attn.sr",
+        nn.Conv2d(32, 32, 8, stride=8, padding_mode="circular"),
+        "attn",
+        "sr is Conv2d(32, 32, kernel_size=(8, 8), stride=(8, 8), padding_mode=circular)",
+    ),
+}
+
+
+@pytest.mark.parametrize("before", [True, False], ids=["before", "after"])
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("kind", EXCHANGES)
+def test_parts_of_another_kind_do_what_they_do(kind, grad, before):
+    """A twin that does a part's work itself must see that the part is not what it was."""
+    place, part, name, reason = EXCHANGES[kind]
+    model, image = build_procedural("pvt_v2_b0"), procedural_image(64, 64)
+    if before:
+        exchange(model.block1[0], place, part)
+    fast = copy.deepcopy(model)
+    done = accelerate(fast, prepack=True)
+    if before:
+        assert done.plain[f"block1.0.{name}"] == reason
+    else:
+        for each in (model, fast):
+            exchange(each.block1[0], place, part)
+    with torch.set_grad_enabled(grad):
+        assert largest_difference(fast(image), model(image)) < 1e-4
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("place", ["mlp.drop", "attn.proj_drop", "drop_path"])
+def test_dropout_that_alone_is_in_training_mode_drops(place, grad, monkeypatch):
+    """As in Monte Carlo dropout: the model is in evaluation mode, its dropout is not."""
+    set_band_bytes(monkeypatch, 2048)
+    model = build("pvt_v2_b0", drop_rate=0.5, drop_path_rate=0.5).eval()
+    accelerate(model, recompute=True, prepack=True)
+    for name, part in model.named_modules():
+        if name.endswith(place):
+            part.train()
+    image = procedural_image(64, 64)
+    with torch.set_grad_enabled(grad):
+        assert largest_difference(model(image), model(image)) > 1e-3

@@ -111,10 +111,12 @@ class FastMlp(Products, Mlp):
             hidden = self._before_gelu(hidden, band, *params)
             return linear_of_gelu(hidden, (self.fc2.weight, self.fc2.bias))
         hidden = self._activate(hidden, band, *params, in_place=in_place)
+        if not self._drops():
+            return self.project(self.fc2, hidden)
         return self.drop(self.project(self.fc2, self.drop(hidden)))
 
     def _drops(self) -> bool:
-        return self.training and self.drop.p > 0
+        return self.drop.training and getattr(self.drop, "p", 0.0) > 0
 
     def _activation_params(self) -> tuple[Tensor, ...]:
         return ()
@@ -194,7 +196,8 @@ class FastAttention(Products, SpatialReductionAttention):
         drop = self.attn_drop_rate if self.training else 0.0
         # Without a name for them, the queries are gone before the projection needs memory.
         out = attend(self._split(self.project(self.q, tokens)), k, v, drop)  # (B, h, n, d)
-        return self.proj_drop(self.project(self.proj, out.transpose(1, 2).flatten(2)))
+        out = self.project(self.proj, out.transpose(1, 2).flatten(2))
+        return self.proj_drop(out) if self.proj_drop.training else out
 
 
 class FastLinearAttention(FastAttention, LinearSpatialReductionAttention):
@@ -233,8 +236,8 @@ class FastBlock(Block):
 
     def _works_in_bands(self, tokens: Tensor) -> bool:
         """Whether nothing but the tokens that come in and those that go out has to exist whole."""
-        if torch.is_grad_enabled() or self.training:
-            return False  # drop path takes whole samples
+        if torch.is_grad_enabled() or self.drop_path.training:
+            return False  # which takes whole samples
         if not wants_bands(tokens, QUERY_MAPS * tokens.shape[2]):
             return False
         fast = isinstance(self.attn, FastAttention) and isinstance(self.mlp, FastMlp)

@@ -21,7 +21,19 @@ PARTS = (
     nn.ReLU,
 )
 WEIGHTED = (nn.Conv2d, nn.LayerNorm, nn.Linear)
-HOOKS = ("forward_hooks", "forward_pre_hooks", "backward_hooks", "backward_pre_hooks")
+# Parts whose work a fast module does itself, by the names that all modules give them.
+ROLES: dict[str, tuple[type, ...]] = {
+    "act": (nn.GELU,),
+    "drop": (nn.Dropout, nn.Identity),
+    "dwconv": (nn.Conv2d,),
+    "fc1": (nn.Linear,),
+    "fc2": (nn.Linear,),
+    "kv": (nn.Linear,),
+    "proj": (nn.Linear, nn.Conv2d),
+    "q": (nn.Linear,),
+    "relu": (nn.ReLU, nn.Identity),
+    "sr": (nn.Conv2d,),
+}
 
 
 def obstacle(module: nn.Module, known: Collection[type] = ()) -> str:
@@ -33,20 +45,53 @@ def obstacle(module: nn.Module, known: Collection[type] = ()) -> str:
 
     Returns:
         A reason such as ``"fc1 is a LoraLinear"`` or ``"fc2 has a hook"``; ``""`` if all parts are
-        as the backbone built them.
+        such as the backbone builds.
     """
-    if any(getattr(torch_module, f"_global_{hooks}") for hooks in HOOKS):
+    if (
+        torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    ):
         return "a hook is on all modules"
-    for name, part in module.named_modules():
-        if not name:
-            continue
-        if type(part) not in PARTS and type(part) not in known:
-            return f"{name} is a {type(part).__name__}"
-        if any(getattr(part, f"_{hooks}") for hooks in HOOKS):
-            return f"{name} has a hook"
-        if "forward" in vars(part):
-            return f"{name} has another forward"
-        # FSDP takes parameters away, quantizers put tensors of their own in their place.
-        if isinstance(part, WEIGHTED) and type(part._parameters.get("weight")) is not nn.Parameter:
-            return f"{name} has no weight of the usual kind"
+    for name, part in module._modules.items():
+        change = _change_of(name, part, known)
+        if change:
+            return name + change
     return ""
+
+
+def _change_of(name: str, part: nn.Module | None, known: Collection[type]) -> str:
+    """Say what follows a part's name; each call of a small network asks, so this has to be fast."""
+    if part is None:
+        return ""
+    kind, state = type(part), vars(part)
+    if kind not in ROLES.get(name, PARTS) and kind not in known:
+        return f" is a {kind.__name__}"
+    if state["_forward_hooks"] or state["_forward_pre_hooks"]:
+        return " has a hook"
+    if state["_backward_hooks"] or state["_backward_pre_hooks"]:
+        return " has a hook"
+    if "forward" in state:
+        return " has another forward"
+    # FSDP takes parameters away, quantizers put tensors of their own in their place.
+    if kind in WEIGHTED and type(state["_parameters"].get("weight")) is not nn.Parameter:
+        return " has no weight of the usual kind"
+    if isinstance(part, nn.GELU) and part.approximate != "none":
+        return f" is {part}"
+    if isinstance(part, nn.Conv2d) and not _is_usual(name, part):
+        return f" is {part}"
+    for child_name, child in state["_modules"].items():
+        change = _change_of(child_name, child, known)
+        if change:
+            return f".{child_name}{change}"
+    return ""
+
+
+def _is_usual(name: str, conv: nn.Conv2d) -> bool:
+    if conv.padding_mode != "zeros" or isinstance(conv.padding, str):
+        return False
+    if name != "dwconv":
+        return True
+    form = (conv.kernel_size, conv.stride, conv.padding, conv.dilation)
+    return form == ((3, 3), (1, 1), (1, 1), (1, 1)) and conv.groups == conv.in_channels
