@@ -36,7 +36,7 @@ CPU = "pvt_mm.kernels.cpu"
 # What is replaced to leave a trick out. Each name is where the code that uses it looks it up.
 TRICKS = {
     "without bands": {f"{CPU}.bands.LARGE_BYTES": NEVER},
-    "without prepacked weights": {"pvt_mm.kernels.modules.can_prepack": lambda *args: False},
+    "without prepacked weights": {"pvt_mm.kernels.modules.prepack": lambda *args: None},
     "with recomputation": {"pvt_mm.kernels.modules.FastMlp.recompute": True},
     "without own linear layers": {
         f"{CPU}.linear.FEWEST_TOKENS": NEVER,
@@ -53,6 +53,7 @@ TRICKS = {
         "pvt_mm.kernels.modules.obstacle": lambda module, known=(): "",
         f"{CPU}.bands.is_recording": lambda: False,
         f"{CPU}.linear.is_recording": lambda: False,
+        f"{CPU}.prepacked.is_recording": lambda: False,
     },
     # A fast module that is recorded computes as the plain one.
     NONE: {

@@ -25,7 +25,7 @@ from pvt_mm.kernels import gpu
 from pvt_mm.kernels.cpu.bands import Band, map_in_bands, wants_bands
 from pvt_mm.kernels.cpu.dot_product import attend
 from pvt_mm.kernels.cpu.linear import linear
-from pvt_mm.kernels.cpu.prepacked import can_prepack, convolve_prepacked, project_prepacked
+from pvt_mm.kernels.cpu.prepacked import prepack
 from pvt_mm.kernels.cpu.recompute import linear_of_gelu, mlp_in_bands
 from pvt_mm.kernels.parts import obstacle
 from pvt_mm.kernels.recording import is_recording
@@ -56,16 +56,16 @@ class Products(nn.Module):
 
     def project(self, layer: nn.Linear, tokens: Tensor) -> Tensor:
         """Compute ``layer(tokens)``; tokens of ``(B, N, C)``."""
-        if self.prepack and can_prepack(layer, tokens, tokens.shape[1]):
-            return project_prepacked(layer, tokens)
-        return linear(tokens, layer.weight, layer.bias)
+        packed = prepack(layer, tokens, tokens.shape[1]) if self.prepack else None
+        if packed is None:
+            return linear(tokens, layer.weight, layer.bias)
+        return packed.project(tokens)
 
     def convolve(self, layer: nn.Conv2d, maps: Tensor) -> Tensor:
         """Compute ``layer(maps)``; maps of ``(B, C, H, W)``."""
         tokens = maps.shape[2] * maps.shape[3] // (layer.stride[0] * layer.stride[1])
-        if self.prepack and can_prepack(layer, maps, tokens):
-            return convolve_prepacked(layer, maps)
-        return layer(maps)
+        packed = prepack(layer, maps, tokens) if self.prepack else None
+        return layer(maps) if packed is None else packed.convolve(layer, maps)
 
 
 class FastPatchEmbed(Products, PatchEmbed):
