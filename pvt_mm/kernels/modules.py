@@ -176,12 +176,12 @@ class FastAttention(Products, SpatialReductionAttention):
         """Attend from every token to the reduced tokens."""
         if is_recording() or obstacle(self):
             return super().forward(tokens, hw)
-        if hw[0] * hw[1] != tokens.shape[1]:
-            raise ValueError(f"hw={tuple(hw)} does not match the {tokens.shape[1]} tokens given")
         return self.mix(tokens, *self.make_keys_and_values(tokens, hw))
 
     def make_keys_and_values(self, tokens: Tensor, hw: tuple[int, int]) -> tuple[Tensor, Tensor]:
         """Do what ``keys_and_values`` does, past the parts that it calls."""
+        if hw[0] * hw[1] != tokens.shape[1]:
+            raise ValueError(f"hw={tuple(hw)} does not match the {tokens.shape[1]} tokens given")
         k, v = self.project(self.kv, self.shrink(tokens, hw)).chunk(2, dim=2)  # (B, M, C) each
         return self._split(k), self._split(v)
 
@@ -210,9 +210,10 @@ class FastLinearAttention(FastAttention, LinearSpatialReductionAttention):
 
 
 class FastBlock(Block):
-    """:class:`~pvt_mm.backbones.block.Block` that takes a large map through both branches in bands.
+    """:class:`~pvt_mm.backbones.block.Block` that without a gradient, on CPUs, is one call.
 
-    Without a gradient, on CPUs; keys and values are made of the whole map before.
+    It asks once whether all its parts are the usual ones, and takes large maps through both
+    branches in bands; keys and values are made of the whole map before.
     """
 
     attn: FastAttention
@@ -220,28 +221,36 @@ class FastBlock(Block):
 
     def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
         """Refine the tokens of an ``hw`` map."""
-        if not self._works_in_bands(tokens):
+        if not self._is_one_call(tokens):
             return super().forward(tokens, hw)
-        k, v = self.attn.make_keys_and_values(self.norm1(tokens), hw)
+        attn, mlp, norm1, norm2 = self.attn, self.mlp, self.norm1, self.norm2
+        normed = norm1(tokens)
+        k, v = attn.make_keys_and_values(normed, hw)
 
         def attend_band(tokens: Tensor, band: Band) -> Tensor:
             image = slice(band.image, band.image + 1)
-            return _add(tokens, self.attn.mix(self.norm1(tokens), k[image], v[image]))
+            return _add(tokens, attn.mix(norm1(tokens), k[image], v[image]))
 
         def mix_band(tokens: Tensor, band: Band) -> Tensor:
-            return _add(band.without_halo(tokens), self.mlp.mix(self.norm2(tokens), band))
+            return _add(band.without_halo(tokens), mlp.mix(norm2(tokens), band))
 
-        tokens = map_in_bands(attend_band, tokens, hw, QUERY_MAPS * tokens.shape[2])
-        return map_in_bands(mix_band, tokens, hw, self.mlp.fc1.out_features, self.mlp.halo)
+        query_dims, hidden_dims = QUERY_MAPS * tokens.shape[2], mlp.fc1.out_features
+        if wants_bands(tokens, query_dims):
+            del normed
+            tokens = map_in_bands(attend_band, tokens, hw, query_dims)
+        else:
+            tokens = _add(tokens, attn.mix(normed, k, v))
+        if wants_bands(tokens, hidden_dims):
+            return map_in_bands(mix_band, tokens, hw, hidden_dims, mlp.halo)
+        return mix_band(tokens, Band.whole(hw))
 
-    def _works_in_bands(self, tokens: Tensor) -> bool:
-        """Whether nothing but the tokens that come in and those that go out has to exist whole."""
-        if torch.is_grad_enabled() or self.drop_path.training:
-            return False  # which takes whole samples
-        if not wants_bands(tokens, QUERY_MAPS * tokens.shape[2]):
+    def _is_one_call(self, tokens: Tensor) -> bool:
+        if torch.is_grad_enabled() or not tokens.is_cpu or is_recording():
             return False
+        if self.drop_path.training:
+            return False  # it takes whole samples
         fast = isinstance(self.attn, FastAttention) and isinstance(self.mlp, FastMlp)
-        return fast and not obstacle(self, (*TWINS.values(), DepthwiseConv, DropPath))
+        return fast and not obstacle(self, BLOCK_PARTS)
 
 
 def _add(tokens: Tensor, branch: Tensor) -> Tensor:
@@ -258,5 +267,6 @@ TWINS: dict[type[nn.Module], type[nn.Module]] = {
     Mlp: FastMlp,
     SpatialReductionAttention: FastAttention,
 }
+BLOCK_PARTS = {*TWINS.values(), DepthwiseConv, DropPath}
 # Which gain only if their weights are prepacked.
 PREPACKED_TWINS: dict[type[nn.Module], type[nn.Module]] = {PatchEmbed: FastPatchEmbed}
