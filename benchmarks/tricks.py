@@ -33,10 +33,20 @@ NEVER = 2**62
 ALL = "all"
 NONE = "none: plain modules"
 CPU = "pvt_mm.kernels.cpu"
+# Blocks are bound to prepacked weights.
+UNBOUND = {
+    "pvt_mm.kernels.modules.find": lambda *args: None,
+    "pvt_mm.kernels.modules.bind": lambda *args: None,
+}
 # What is replaced to leave a trick out. Each name is where the code that uses it looks it up.
 TRICKS = {
     "without bands": {f"{CPU}.bands.LARGE_BYTES": NEVER},
-    "without prepacked weights": {"pvt_mm.kernels.modules.prepack": lambda *args: None},
+    "without prepacked weights": {
+        "pvt_mm.kernels.modules.prepack": lambda *args: None,
+        **UNBOUND,
+    },
+    "without bound blocks": UNBOUND,
+    "GELU kept with its result": {f"{CPU}.recompute.SMALL_BYTES": NEVER},
     "with recomputation": {"pvt_mm.kernels.modules.FastMlp.recompute": True},
     "without own linear layers": {
         f"{CPU}.linear.FEWEST_TOKENS": NEVER,
@@ -54,6 +64,7 @@ TRICKS = {
         f"{CPU}.bands.is_recording": lambda: False,
         f"{CPU}.linear.is_recording": lambda: False,
         f"{CPU}.prepacked.is_recording": lambda: False,
+        f"{CPU}.bound.BoundBlock.fits": lambda *args: True,
     },
     # A fast module that is recorded computes as the plain one.
     NONE: {
@@ -65,7 +76,9 @@ TRICKS = {
 ONLY = {
     "without bands": "inference",
     "without prepacked weights": "inference",
+    "without bound blocks": "inference",
     "with recomputation": "train",
+    "GELU kept with its result": "train",
 }
 SHAPES = ((224, 224), (512, 512), (800, 1344))
 HEADER = ("model", "mode", "input", "tricks", "median", "x time", "memory", "x memory")

@@ -336,6 +336,8 @@ def test_tricks_change_what_runs_and_not_its_result(mode, side, monkeypatch):
 
     def operators(way):
         step = tricks.step_of(way, tricks.prepare("pvt_mm", case).step)
+        for _ in range(2 if mode == "inference" else 0):
+            step()  # blocks are bound now
         with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU]) as seen:
             result = float(step())
         return {each.key: each.count for each in seen.key_averages()}, result
@@ -344,7 +346,7 @@ def test_tricks_change_what_runs_and_not_its_result(mode, side, monkeypatch):
     for way in set(tricks.ways(mode)) - {tricks.ALL}:
         found, result = operators(way)
         assert result == pytest.approx(expected, abs=1e-5), way
-        if way != "without checks of each call":
+        if way not in ("without checks of each call", "without bound blocks"):
             assert found != reference, way
 
 

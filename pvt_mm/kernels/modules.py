@@ -23,6 +23,7 @@ from pvt_mm.backbones.embed import PatchEmbed
 from pvt_mm.backbones.mlp import ConvMlp, DepthwiseConv, Mlp
 from pvt_mm.kernels import gpu
 from pvt_mm.kernels.cpu.bands import Band, map_in_bands, wants_bands
+from pvt_mm.kernels.cpu.bound import add_branch, bind, find
 from pvt_mm.kernels.cpu.dot_product import attend
 from pvt_mm.kernels.cpu.linear import linear
 from pvt_mm.kernels.cpu.prepacked import prepack
@@ -221,43 +222,41 @@ class FastBlock(Block):
 
     def forward(self, tokens: Tensor, hw: tuple[int, int]) -> Tensor:
         """Refine the tokens of an ``hw`` map."""
-        if not self._is_one_call(tokens):
+        if torch.is_grad_enabled() or not tokens.is_cpu or is_recording():
+            return super().forward(tokens, hw)
+        bound = find(self, tokens, hw)
+        if bound is not None:
+            return bound(tokens)
+        if not self._is_one_call():
             return super().forward(tokens, hw)
         attn, mlp, norm1, norm2 = self.attn, self.mlp, self.norm1, self.norm2
+        query_dims, hidden_dims = QUERY_MAPS * tokens.shape[2], mlp.fc1.out_features
+        if attn.prepack and not wants_bands(tokens, hidden_dims):
+            bind(self, tokens, hw)
         normed = norm1(tokens)
         k, v = attn.make_keys_and_values(normed, hw)
 
         def attend_band(tokens: Tensor, band: Band) -> Tensor:
             image = slice(band.image, band.image + 1)
-            return _add(tokens, attn.mix(norm1(tokens), k[image], v[image]))
+            return add_branch(tokens, attn.mix(norm1(tokens), k[image], v[image]))
 
         def mix_band(tokens: Tensor, band: Band) -> Tensor:
-            return _add(band.without_halo(tokens), mlp.mix(norm2(tokens), band))
+            return add_branch(band.without_halo(tokens), mlp.mix(norm2(tokens), band))
 
-        query_dims, hidden_dims = QUERY_MAPS * tokens.shape[2], mlp.fc1.out_features
         if wants_bands(tokens, query_dims):
             del normed
             tokens = map_in_bands(attend_band, tokens, hw, query_dims)
         else:
-            tokens = _add(tokens, attn.mix(normed, k, v))
+            tokens = add_branch(tokens, attn.mix(normed, k, v))
         if wants_bands(tokens, hidden_dims):
             return map_in_bands(mix_band, tokens, hw, hidden_dims, mlp.halo)
         return mix_band(tokens, Band.whole(hw))
 
-    def _is_one_call(self, tokens: Tensor) -> bool:
-        if torch.is_grad_enabled() or not tokens.is_cpu or is_recording():
-            return False
+    def _is_one_call(self) -> bool:
         if self.drop_path.training:
             return False  # it takes whole samples
         fast = isinstance(self.attn, FastAttention) and isinstance(self.mlp, FastMlp)
         return fast and not obstacle(self, BLOCK_PARTS)
-
-
-def _add(tokens: Tensor, branch: Tensor) -> Tensor:
-    """Add a band's residual branch, into the branch's own memory, which nobody else has seen."""
-    if branch.dtype != tokens.dtype:  # autocast keeps tokens in float32
-        return tokens + branch
-    return branch.add_(tokens)
 
 
 TWINS: dict[type[nn.Module], type[nn.Module]] = {

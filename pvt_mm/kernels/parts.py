@@ -7,7 +7,7 @@ from collections.abc import Collection
 import torch.nn.modules.module as torch_module
 from torch import nn
 
-__all__ = ["obstacle"]
+__all__ = ["has_global_hooks", "obstacle"]
 
 # What the plain modules are made of. Wrapped, quantised and parametrised layers are other types.
 PARTS = (
@@ -36,6 +36,16 @@ ROLES: dict[str, tuple[type, ...]] = {
 }
 
 
+def has_global_hooks() -> bool:
+    """Whether somebody hooked all modules there are."""
+    return bool(
+        torch_module._global_forward_hooks
+        or torch_module._global_forward_pre_hooks
+        or torch_module._global_backward_hooks
+        or torch_module._global_backward_pre_hooks
+    )
+
+
 def obstacle(module: nn.Module, known: Collection[type] = ()) -> str:
     """Say what somebody changed about the parts of a module.
 
@@ -47,12 +57,7 @@ def obstacle(module: nn.Module, known: Collection[type] = ()) -> str:
         A reason such as ``"fc1 is a LoraLinear"`` or ``"fc2 has a hook"``; ``""`` if all parts are
         such as the backbone builds.
     """
-    if (
-        torch_module._global_forward_hooks
-        or torch_module._global_forward_pre_hooks
-        or torch_module._global_backward_hooks
-        or torch_module._global_backward_pre_hooks
-    ):
+    if has_global_hooks():
         return "a hook is on all modules"
     for name, part in module._modules.items():
         change = _change_of(name, part, known)

@@ -9,7 +9,7 @@ from torch import nn
 
 from pvt_mm.backbones.block import DropPath
 from pvt_mm.backbones.mlp import DepthwiseConv
-from pvt_mm.kernels.cpu.prepacked import forget
+from pvt_mm.kernels.cpu.bound import forget
 from pvt_mm.kernels.modules import PREPACKED_TWINS, TWINS, FastMlp, Products
 from pvt_mm.kernels.parts import obstacle
 from pvt_mm.wording import some

@@ -22,6 +22,8 @@ __all__ = ["Packed", "forget", "prepack"]
 MOST_TOKENS = 1024
 SMALL_WEIGHT = 2**17  # numbers
 
+TYPES = {torch.float32, torch.bfloat16}
+
 Layer = nn.Linear | nn.Conv2d
 
 
@@ -29,11 +31,15 @@ class Packed(NamedTuple):
     """A layer's weight as oneDNN reads it."""
 
     owner: weakref.ref[Tensor]  # the weight
-    of: tuple[object, ...]  # which values of the parameters these are, and for what they are used
+    values: tuple[object, ...]  # which ones of the parameters these are
     sources: list[Tensor]  # the parameters' memory, which nothing else gets as long as it is held
     dtype: torch.dtype
     weight: Tensor  # opaque
     bias: Tensor | None
+
+    def holds(self, weight: Tensor, bias: Tensor | None) -> bool:
+        """Whether these are the values that the parameters have now."""
+        return self.owner() is weight and self.values == _values_of(weight, bias)
 
     def project(self, tokens: Tensor) -> Tensor:
         """Compute ``layer(tokens)``; tokens of ``(B, N, C)``."""
@@ -79,16 +85,17 @@ def prepack(layer: Layer, x: Tensor, tokens: int) -> Packed | None:
         return None  # nobody counts their changes
     autocast = torch.is_autocast_enabled("cpu")
     dtype = torch.get_autocast_dtype("cpu") if autocast else x.dtype
-    of = (x.dtype, dtype, autocast, _values_of(weight), None if bias is None else _values_of(bias))
-    packed = _packed.get(id(weight))
-    if packed is not None and packed.of == of and packed.owner() is weight:
-        return packed
     # Other types are errors, or stay what they are under autocast: the layer's own call knows.
-    types = {x.dtype, weight.dtype, weight.dtype if bias is None else bias.dtype}
-    if not types <= {torch.float32, torch.bfloat16} or (len(types) > 1 and not autocast):
+    if x.dtype not in TYPES or dtype not in TYPES or not (autocast or weight.dtype is dtype):
         return None
-    if dtype == torch.float32 or (dtype == torch.bfloat16 and has_bfloat16("cpu")):
-        return _pack(layer, x, dtype, of)
+    packed = _packed.get(id(weight))
+    if packed is not None and packed.dtype is dtype and packed.holds(weight, bias):
+        return packed
+    types = {weight.dtype, weight.dtype if bias is None else bias.dtype}
+    if not types <= TYPES or (len(types) > 1 and not autocast):
+        return None
+    if dtype == torch.float32 or has_bfloat16("cpu"):
+        return _pack(layer, x, dtype)
     return None
 
 
@@ -110,16 +117,17 @@ def _has_operators() -> bool:
     return has_autocast and hasattr(torch.ops.mkldnn, "_reorder_linear_weight")
 
 
-def _values_of(parameter: Tensor) -> tuple[object, ...]:
-    """Tell which values a parameter holds: assignments and optimizers' steps change it."""
-    return parameter.data_ptr(), parameter.dtype, parameter._version
+def _values_of(weight: Tensor, bias: Tensor | None) -> tuple[object, ...]:
+    """Tell which values parameters hold: assignments and optimizers' steps change it."""
+    values = (weight.data_ptr(), weight.dtype, weight._version)
+    return values if bias is None else (*values, bias.data_ptr(), bias.dtype, bias._version)
 
 
 def _form_of(layer: nn.Conv2d) -> tuple[Any, ...]:
     return layer.padding, layer.stride, layer.dilation, layer.groups
 
 
-def _pack(layer: Layer, x: Tensor, dtype: torch.dtype, of: tuple[object, ...]) -> Packed:
+def _pack(layer: Layer, x: Tensor, dtype: torch.dtype) -> Packed:
     weight = layer.weight.detach().to(dtype)
     if isinstance(layer, nn.Linear):
         weight = torch.ops.mkldnn._reorder_linear_weight(weight)
@@ -133,5 +141,6 @@ def _pack(layer: Layer, x: Tensor, dtype: torch.dtype, of: tuple[object, ...]) -
         bias = sources[1].to(dtype)
     key = id(layer.weight)
     owner = weakref.ref(layer.weight, lambda _: _packed.pop(key, None))
-    packed = _packed[key] = Packed(owner, of, sources, dtype, weight, bias)
+    values = _values_of(layer.weight, layer.bias)
+    packed = _packed[key] = Packed(owner, values, sources, dtype, weight, bias)
     return packed
