@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import _paths
+import floor
 import gpu_report
 import runtimes
 import soak
@@ -85,6 +86,7 @@ def soak_block(content: dict[str, Any]) -> str:
 BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {
     "cpu": cpu_block,
     "tricks": tricks.show,
+    "floor": floor.show,
     "scaling": scaling_block,
     "whole_job": whole_job_block,
     "runtimes": runtimes_block,

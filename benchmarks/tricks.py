@@ -14,6 +14,7 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from unittest.mock import patch
+from weakref import WeakKeyDictionary
 
 import _paths
 import torch
@@ -92,11 +93,14 @@ def ways(mode: str) -> list[str]:
 def step_of(way: str, step: Callable[[], object]) -> Callable[[], object]:
     """A step of the fast backbone with the tricks of ``way``.
 
-    All ways share one backbone: where its weights lie in memory makes some percent.
+    All ways share one backbone: where its weights lie in memory makes some percent. What its blocks
+    are bound to is each way's own.
     """
+    bound: WeakKeyDictionary = WeakKeyDictionary()
 
     def run() -> object:
         with ExitStack() as stack:
+            stack.enter_context(patch(f"{CPU}.bound._bound", bound))
             for target, value in TRICKS.get(way, {}).items():
                 stack.enter_context(patch(target, value))
             return step()

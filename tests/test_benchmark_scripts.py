@@ -16,6 +16,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "benchmarks"))
 
 import cpu  # noqa: E402
+import floor  # noqa: E402
 import gpu  # noqa: E402
 import gpu_backbones  # noqa: E402
 import gpu_checks  # noqa: E402
@@ -348,6 +349,35 @@ def test_tricks_change_what_runs_and_not_its_result(mode, side, monkeypatch):
         assert result == pytest.approx(expected, abs=1e-5), way
         if way not in ("without checks of each call", "without bound blocks"):
             assert found != reference, way
+
+
+def test_floor_adds_up_what_operators_take_alone(tmp_path, capsys):
+    torch.manual_seed(0)
+    cases = [Case("pvt_v2_b0", (64, 64), mode=mode) for mode in ("inference", "backward")]
+    content = floor.measure(cases, repeats=1, seconds=0.0)
+    inference, backward = (set(found["operators"]) for found in content["cases"])
+    assert {"layer_norm", "gelu_"} <= inference and "_linear_pointwise" in inference
+    assert {"gelu_backward", "native_layer_norm_backward"} <= backward - inference
+    assert not {"view", "transpose", "permute"} & (inference | backward)
+    for found in content["cases"]:
+        groups = floor.grouped(found["operators"])
+        assert sum(groups.values()) == pytest.approx(sum(found["operators"].values()))
+        assert min(groups.values()) > 0
+    rows = [line for line in floor.show(content).splitlines() if line.startswith("| pvt_v2_b0")]
+    assert len(rows) == 2 and all(row.count("|") == len(floor.HEADER) + 1 for row in rows)
+
+
+def test_floor_counts_calls_and_leaves_results_alone():
+    x = torch.rand(4, 4)
+    with floor.Alone(seconds=0.0) as alone:
+        y = x.add(1).add(1)
+        y.mul_(2)
+        y.view(16).relu_()
+    assert torch.equal(y, (x + 2) * 2)
+    assert set(alone.total) == {"add", "mul_", "relu_"}
+    assert alone.total["add"] == 2 * next(
+        best for (name, *_), best in alone._best.items() if name == "add"
+    )
 
 
 def test_all_ways_to_run_a_backbone(monkeypatch, tmp_path):

@@ -107,12 +107,12 @@ class FastMlp(Products, Mlp):
     def mix(self, tokens: Tensor, band: Band) -> Tensor:
         """Mix the channels of the ``(B, n, C)`` tokens that a band reads, for those it makes."""
         hidden, params = self.project(self.fc1, tokens), self._activation_params()  # (B, n, E)
-        in_place = not torch.is_grad_enabled()
-        if not in_place and hidden.is_cpu and not self._drops():
+        in_place, drops = not torch.is_grad_enabled(), self._drops()
+        if not (in_place or drops) and hidden.is_cpu:
             hidden = self._before_gelu(hidden, band, *params)
             return linear_of_gelu(hidden, (self.fc2.weight, self.fc2.bias))
         hidden = self._activate(hidden, band, *params, in_place=in_place)
-        if not self._drops():
+        if not drops:
             return self.project(self.fc2, hidden)
         return self.drop(self.project(self.fc2, self.drop(hidden)))
 
@@ -231,10 +231,10 @@ class FastBlock(Block):
             return super().forward(tokens, hw)
         attn, mlp, norm1, norm2 = self.attn, self.mlp, self.norm1, self.norm2
         query_dims, hidden_dims = QUERY_MAPS * tokens.shape[2], mlp.fc1.out_features
-        if attn.prepack and not wants_bands(tokens, hidden_dims):
-            bind(self, tokens, hw)
         normed = norm1(tokens)
         k, v = attn.make_keys_and_values(normed, hw)
+        if attn.prepack and not wants_bands(tokens, hidden_dims):
+            bind(self, tokens, hw)  # for the calls to come
 
         def attend_band(tokens: Tensor, band: Band) -> Tensor:
             image = slice(band.image, band.image + 1)

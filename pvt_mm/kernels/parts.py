@@ -21,15 +21,18 @@ PARTS = (
     nn.ReLU,
 )
 WEIGHTED = (nn.Conv2d, nn.LayerNorm, nn.Linear)
-# Parts whose work a fast module does itself, by the names that all modules give them.
+# Parts whose work a fast module does itself or leaves out, by the names that all modules give them;
+# besides the types that the caller knows.
 ROLES: dict[str, tuple[type, ...]] = {
     "act": (nn.GELU,),
     "drop": (nn.Dropout, nn.Identity),
+    "drop_path": (nn.Identity,),
     "dwconv": (nn.Conv2d,),
     "fc1": (nn.Linear,),
     "fc2": (nn.Linear,),
     "kv": (nn.Linear,),
     "proj": (nn.Linear, nn.Conv2d),
+    "proj_drop": (nn.Dropout, nn.Identity),
     "q": (nn.Linear,),
     "relu": (nn.ReLU, nn.Identity),
     "sr": (nn.Conv2d,),

@@ -185,4 +185,5 @@ def _situation(tokens: Tensor, hw: tuple[int, int]) -> Situation:
     """Name all that a block's work depends on besides its parts."""
     autocast = torch.get_autocast_dtype("cpu") if torch.is_autocast_enabled("cpu") else None
     onednn = torch._C._get_mkldnn_enabled()
-    return tokens.shape, tokens.dtype, hw, autocast, onednn, torch.get_num_threads()
+    kind = (type(tokens), tokens.dtype, tokens.shape, hw)
+    return *kind, autocast, onednn, torch.get_num_threads()
