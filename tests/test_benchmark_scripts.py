@@ -367,6 +367,17 @@ def test_floor_adds_up_what_operators_take_alone(tmp_path, capsys):
     assert len(rows) == 2 and all(row.count("|") == len(floor.HEADER) + 1 for row in rows)
 
 
+def test_floor_takes_the_best_of_several_runs():
+    def run(step, gelu, rate):
+        found = {"case": {"model": "b0"}, "steps": [step], "operators": {"gelu": gelu, "mm": 1.0}}
+        return {"machine": {"load": step, "gemm_flops": {"float32": rate}}, "cases": [found]}
+
+    merged = floor.merge(run(3.0, 0.2, 9.0), run(4.0, 0.1, 5.0))
+    assert merged["machine"] == {"load": 4.0, "gemm_flops": {"float32": 9.0}}
+    (found,) = merged["cases"]
+    assert found["steps"] == [3.0, 4.0] and found["operators"] == {"gelu": 0.1, "mm": 1.0}
+
+
 def test_floor_counts_calls_and_leaves_results_alone():
     x = torch.rand(4, 4)
     with floor.Alone(seconds=0.0) as alone:
