@@ -26,10 +26,15 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pvt_mm.allocator import tune_allocator
 from pvt_mm.backbones import ARCHS
 from pvt_mm.costs.benchmark.case import Case
-from pvt_mm.costs.benchmark.gemm import gemm_rates
+from pvt_mm.costs.benchmark.gemm import gemm_rates, higher_rates
 from pvt_mm.costs.benchmark.machine import describe_machine
-from pvt_mm.costs.benchmark.report import SCHEMA, as_table, machine_lines, write_json
-from pvt_mm.costs.benchmark.roofline import macs
+from pvt_mm.costs.benchmark.report import (
+    SCHEMA,
+    as_table,
+    gemm_seconds,
+    machine_lines,
+    write_json,
+)
 from pvt_mm.costs.benchmark.timing import time_interleaved
 from pvt_mm.costs.benchmark.workloads import prepare
 
@@ -150,8 +155,7 @@ def measure(cases: Sequence[Case], repeats: int, seconds: float = SECONDS) -> di
 
 def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     """Take the smaller times and higher rates of two runs: other programs only slow one down."""
-    rates = [each["machine"]["gemm_flops"] for each in (old, new)]
-    best = {name: max(rate.get(name, 0.0) for rate in rates) for name in rates[1]}
+    rates = higher_rates(new["machine"]["gemm_flops"], old["machine"]["gemm_flops"])
     earlier = {json.dumps(found["case"]): found for found in old["cases"]}
     for found in new["cases"]:
         known = earlier.get(json.dumps(found["case"]))
@@ -159,15 +163,14 @@ def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
             found["steps"] = [*known["steps"], *found["steps"]]
             for name, value in known["operators"].items():
                 found["operators"][name] = min(value, found["operators"].get(name, value))
-    return {**new, "machine": {**new["machine"], "gemm_flops": best}}
+    return {**new, "machine": {**new["machine"], "gemm_flops": rates}}
 
 
 def row(found: dict[str, Any], gemm_flops: dict[str, float]) -> list[str]:
     """A case as a line of the table."""
     case, total = Case.from_dict(found["case"]), sum(found["operators"].values())
     step = min(found["steps"])  # as of the operators
-    count = 2 * macs(ARCHS[case.model], case.shape, case.batch) * (1 if "inf" in case.mode else 3)
-    rate = max(rate for name, rate in gemm_flops.items() if name.startswith(case.dtype))
+    least = gemm_seconds(case, gemm_flops)
     return [
         case.model,
         case.mode,
@@ -176,7 +179,7 @@ def row(found: dict[str, Any], gemm_flops: dict[str, float]) -> list[str]:
         f"{1e3 * step:.4g} ms",
         f"{1e3 * total:.4g} ms, {100 * total / step:.0f} %",
         *(f"{1e3 * each:.3g} ms" for each in grouped(found["operators"]).values()),
-        f"{1e3 * count / rate:.4g} ms",
+        "" if least is None else f"{1e3 * least:.4g} ms",
     ]
 
 

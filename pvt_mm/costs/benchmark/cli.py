@@ -12,7 +12,7 @@ from pvt_mm.backbones import ARCHS
 from pvt_mm.cli import ArgumentTypeError, CommandLine, Namespace
 from pvt_mm.costs.benchmark.case import DTYPES, Case
 from pvt_mm.costs.benchmark.contenders import CONTENDERS
-from pvt_mm.costs.benchmark.gemm import gemm_rates
+from pvt_mm.costs.benchmark.gemm import gemm_rates, higher_rates
 from pvt_mm.costs.benchmark.machine import describe_machine
 from pvt_mm.costs.benchmark.measure import measure_case
 from pvt_mm.costs.benchmark.peers import enter_peers
@@ -106,11 +106,8 @@ def run_benchmark(options: Namespace) -> dict:
     if on_cpu and tune_allocator():
         for case, result in zip(cases, results, strict=True):
             result["tuned"] = _measure(case, options, tuned=True)["contenders"]
-    if on_cpu:  # other programs may have slowed the first look
-        again = gemm_rates()
-        machine["gemm_flops"] = {
-            name: max(x, again[name]) for name, x in machine["gemm_flops"].items()
-        }
+    if on_cpu:
+        machine["gemm_flops"] = higher_rates(machine["gemm_flops"], gemm_rates())
     for case, result in zip(cases, results, strict=True):
         rows = case_rows(result, gemm_flops=machine.get("gemm_flops"))
         print(f"\n{case.label}\n\n{as_table(COLUMNS, rows)}", flush=True)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pvt_mm.devices import has_bfloat16
 
-__all__ = ["gemm_rates"]
+__all__ = ["gemm_rates", "higher_rates"]
 
 SIDE = 2048
 SECONDS = 0.7  # for each rate
@@ -43,6 +43,11 @@ def gemm_rates(side: int = SIDE, seconds: float = SECONDS) -> dict[str, float]:
         ways["bfloat16"] = lambda: half @ half
     with torch.inference_mode():
         return {name: 2 * side**3 / _fastest(way, seconds) for name, way in ways.items()}
+
+
+def higher_rates(one: dict[str, float], other: dict[str, float]) -> dict[str, float]:
+    """Take the better of two looks: other programs may have slowed either of them."""
+    return {name: max(rate, other.get(name, 0.0)) for name, rate in one.items()}
 
 
 def _fastest(call: Callable[[], Tensor], seconds: float) -> float:

@@ -14,7 +14,15 @@ from pvt_mm.costs.benchmark.roofline import BACKWARD, macs
 from pvt_mm.costs.benchmark.statistics import ratio_of_medians, summarise
 from pvt_mm.files import replacing
 
-__all__ = ["SCHEMA", "as_table", "case_rows", "machine_lines", "result_entry", "write_json"]
+__all__ = [
+    "SCHEMA",
+    "as_table",
+    "case_rows",
+    "gemm_seconds",
+    "machine_lines",
+    "result_entry",
+    "write_json",
+]
 
 SCHEMA = 2
 COLUMNS = (
@@ -101,15 +109,28 @@ def case_rows(
     return rows
 
 
-def _share_of_gemm(case: Case, seconds: float, rates: dict[str, float]) -> str:
-    """The operations of an ideal implementation, against what the processor multiplies then."""
+def gemm_seconds(case: Case, rates: dict[str, float]) -> float | None:
+    """The operations of an ideal implementation, at the rate of large products.
+
+    Args:
+        case: What is measured.
+        rates: See :func:`.gemm.gemm_rates`.
+
+    Returns:
+        Seconds; None for a config, and where no rate is of the case's type.
+    """
     fitting = [rate for name, rate in rates.items() if name.startswith(case.dtype)]
     if case.is_config or not fitting:
-        return ""
+        return None
     count = 2 * macs(ARCHS[case.model], case.shape, case.batch)
     if case.mode != "inference":
         count *= BACKWARD
-    return f"{100 * count / seconds / max(fitting):.0f} %"
+    return count / max(fitting)
+
+
+def _share_of_gemm(case: Case, seconds: float, rates: dict[str, float]) -> str:
+    least = gemm_seconds(case, rates)
+    return "" if least is None else f"{100 * least / seconds:.0f} %"
 
 
 def _time_ratio(entry: dict[str, Any], reference: dict[str, Any]) -> str:
