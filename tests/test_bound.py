@@ -7,6 +7,7 @@ import weakref
 
 import pytest
 import torch
+from random_backbones import build, image, largest_difference
 from torch import nn
 
 from pvt_mm import accelerate, restore
@@ -14,28 +15,10 @@ from pvt_mm.archs import ARCHS
 from pvt_mm.devices import has_bfloat16
 from pvt_mm.kernels.cpu import bound
 from pvt_mm.kernels.modules import FastBlock
-from pvt_mm.registry import MODELS
 
 pytestmark = pytest.mark.skipif(
     not hasattr(torch, "get_autocast_dtype"), reason="weights are prepacked from torch 2.4 on"
 )
-
-
-def build(arch="pvt_v2_b0", **options):
-    torch.manual_seed(0)
-    backbone = MODELS.build({**ARCHS[arch].config, **options}).eval()
-    for parameter in backbone.parameters():
-        nn.init.normal_(parameter, std=0.1)
-    return backbone
-
-
-def image(*size):
-    return torch.randn(*size, generator=torch.Generator().manual_seed(1))
-
-
-def largest_difference(maps, expected):
-    pairs = zip(maps, expected, strict=True)
-    return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
 
 
 @pytest.fixture
@@ -258,6 +241,20 @@ def test_gradients_and_graphs_have_the_modules(bound_calls):
     model(x)[0].sum().backward()
     with torch.no_grad():
         torch.jit.trace(model, x, check_trace=False)
+    assert not bound_calls
+
+
+def test_older_pytorch_has_the_modules(bound_calls, monkeypatch):
+    """Before 2.4 it prepacks nothing, and does not say what autocast computes in."""
+    monkeypatch.setattr("pvt_mm.kernels.cpu.prepacked.has_operators", lambda: False)
+    monkeypatch.delattr(torch, "get_autocast_dtype")
+    monkeypatch.setattr(torch, "is_autocast_enabled", lambda: False)
+    model, x = build(), image(1, 3, 64, 64)
+    plain = plain_copy(model)
+    accelerate(model, prepack=True)
+    with torch.no_grad():
+        for _ in range(3):
+            assert largest_difference(model(x), plain(x)) < 1e-4
     assert not bound_calls
 
 

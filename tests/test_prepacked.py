@@ -7,25 +7,17 @@ import weakref
 
 import pytest
 import torch
+from random_backbones import build, image, largest_difference
 
 from pvt_mm import accelerate, restore
 from pvt_mm.archs import ARCHS
 from pvt_mm.devices import has_bfloat16
 from pvt_mm.kernels.cpu import prepacked
 from pvt_mm.kernels.modules import FastPatchEmbed
-from pvt_mm.registry import MODELS
 
 pytestmark = pytest.mark.skipif(
     not hasattr(torch, "get_autocast_dtype"), reason="weights are prepacked from torch 2.4 on"
 )
-
-
-def build(arch="pvt_v2_b0"):
-    torch.manual_seed(0)
-    backbone = MODELS.build(ARCHS[arch].config).eval()
-    for parameter in backbone.parameters():
-        torch.nn.init.normal_(parameter, std=0.1)
-    return backbone
 
 
 def build_both(arch="pvt_v2_b0"):
@@ -36,22 +28,13 @@ def build_both(arch="pvt_v2_b0"):
     return plain, fast
 
 
-def image(*size):
-    return torch.randn(*size, generator=torch.Generator().manual_seed(1))
-
-
-def largest_difference(maps, expected):
-    pairs = zip(maps, expected, strict=True)
-    return max(((a - b).abs().max() / b.abs().max()).item() for a, b in pairs)
-
-
 @pytest.fixture
 def packed_calls(monkeypatch):
     """The layers whose products used prepacked weights, one entry for each call."""
     calls = []
 
-    def counted(layer, x, tokens):
-        packed = prepacked.prepack(layer, x, tokens)
+    def counted(layer, x):
+        packed = prepacked.prepack(layer, x)
         calls.extend([layer] if packed is not None else [])
         return packed
 
@@ -153,7 +136,7 @@ def test_memory_that_another_weight_gets_is_not_mistaken_for_the_first():
         for value in range(8):
             layer.weight.data = torch.full((256, 256), float(value))
             expected = torch.nn.functional.linear(tokens, layer.weight, layer.bias)
-            found = prepacked.prepack(layer, tokens, 8).project(tokens)
+            found = prepacked.prepack(layer, tokens).project(tokens)
             torch.testing.assert_close(found, expected, rtol=1e-4, atol=1e-3)
             layer.weight.data = torch.empty(0)  # the pointer is free
 

@@ -57,15 +57,14 @@ class Products(nn.Module):
 
     def project(self, layer: nn.Linear, tokens: Tensor) -> Tensor:
         """Compute ``layer(tokens)``; tokens of ``(B, N, C)``."""
-        packed = prepack(layer, tokens, tokens.shape[1]) if self.prepack else None
+        packed = prepack(layer, tokens) if self.prepack else None
         if packed is None:
             return linear(tokens, layer.weight, layer.bias)
         return packed.project(tokens)
 
     def convolve(self, layer: nn.Conv2d, maps: Tensor) -> Tensor:
         """Compute ``layer(maps)``; maps of ``(B, C, H, W)``."""
-        tokens = maps.shape[2] * maps.shape[3] // (layer.stride[0] * layer.stride[1])
-        packed = prepack(layer, maps, tokens) if self.prepack else None
+        packed = prepack(layer, maps) if self.prepack else None
         return layer(maps) if packed is None else packed.convolve(layer, maps)
 
 

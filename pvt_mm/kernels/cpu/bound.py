@@ -22,7 +22,7 @@ from pvt_mm.backbones.mlp import ConvMlp
 from pvt_mm.kernels.cpu import prepacked
 from pvt_mm.kernels.cpu.dot_product import attend
 from pvt_mm.kernels.cpu.linear import linear
-from pvt_mm.kernels.cpu.prepacked import prepack
+from pvt_mm.kernels.cpu.prepacked import Packed, prepack
 from pvt_mm.kernels.parts import has_global_hooks
 from pvt_mm.tokens import map_to_tokens, tokens_to_map
 
@@ -32,11 +32,10 @@ if TYPE_CHECKING:
 __all__ = ["BoundBlock", "add_branch", "bind", "find", "forget"]
 
 # Shape legend: B batch, (H, W) map in tokens, N = H*W tokens, M reduced tokens, C channels,
-# E hidden channels, h heads, d = C/h channels of a head.
+# E hidden channels.
 
 Operator = Callable[[Tensor], Tensor]
 Situation = tuple[Any, ...]
-
 
 _hooks_of = itemgetter(
     "_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks"
@@ -55,7 +54,7 @@ class BoundBlock:
     def __init__(self, block: FastBlock, tokens: Tensor, hw: tuple[int, int]) -> None:
         attn, mlp = block.attn, block.mlp
         self._situation = _situation(tokens, hw)
-        self._hw, self._heads, self._act = hw, attn.num_heads, mlp.act
+        self._hw, self._act, self._split = hw, mlp.act, attn._split
         self._convs: list[nn.Conv2d] = []
         self._sources: list[Tensor] = []  # parameters whose values were prepacked
 
@@ -112,24 +111,22 @@ class BoundBlock:
             x = operator(x)
         return add_branch(tokens, self._fc2(torch.ops.aten.gelu_(x)))
 
-    def _split(self, tokens: Tensor) -> Tensor:
-        return tokens.unflatten(2, (self._heads, -1)).transpose(1, 2)  # (B, n, C): (B, h, n, d)
+    def _pack(self, layer: nn.Linear | nn.Conv2d, x: Tensor) -> Packed | None:
+        packed = prepack(layer, x)
+        if packed is not None:
+            self._sources += [layer.weight, *([] if layer.bias is None else [layer.bias])]
+        return packed
 
     def _project(self, layer: nn.Linear, tokens: Tensor) -> Operator:
-        packed = prepack(layer, tokens, tokens.shape[1])
+        packed = self._pack(layer, tokens)
         if packed is None:
             return partial(linear, weight=layer.weight, bias=layer.bias)
-        self._sources += [layer.weight, *([] if layer.bias is None else [layer.bias])]
         return packed.project
 
     def _convolution(self, layer: nn.Conv2d, tokens: Tensor) -> Operator:
-        maps = tokens_to_map(tokens, self._hw)
-        made = tokens.shape[1] // (layer.stride[0] * layer.stride[1])
-        packed, convolve = prepack(layer, maps, made), layer.forward
+        packed = self._pack(layer, tokens_to_map(tokens, self._hw))
+        convolve = layer.forward if packed is None else partial(packed.convolve, layer)
         self._convs.append(layer)
-        if packed is not None:
-            self._sources += [layer.weight, *([] if layer.bias is None else [layer.bias])]
-            convolve = partial(packed.convolve, layer)
         return lambda tokens: map_to_tokens(convolve(tokens_to_map(tokens, self._hw)))
 
     def _reduction(self, attn: FastAttention, tokens: Tensor) -> tuple[Operator, Tensor]:
@@ -160,7 +157,7 @@ def bind(block: FastBlock, tokens: Tensor, hw: tuple[int, int]) -> None:
         tokens: ``(B, N, C)``.
         hw: ``(H, W)`` in tokens.
     """
-    if any(part.training for part in block.modules()):
+    if not prepacked.has_operators() or any(part.training for part in block.modules()):
         return  # dropout and drop path are left to the modules
     situation = _situation(tokens, hw)
     again = _bound.get(block) == situation

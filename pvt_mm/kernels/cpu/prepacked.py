@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from pvt_mm.devices import has_bfloat16
 from pvt_mm.kernels.recording import is_recording
 
-__all__ = ["Packed", "forget", "prepack"]
+__all__ = ["Packed", "forget", "has_operators", "prepack"]
 
 # With more, sorting takes a few percent of the product's time, which is worth the memory of small
 # weights only: those of linear layers with 128 to 1024 channels and less.
@@ -60,7 +60,7 @@ class Packed(NamedTuple):
 _packed: dict[int, Packed] = {}
 
 
-def prepack(layer: Layer, x: Tensor, tokens: int) -> Packed | None:
+def prepack(layer: Layer, x: Tensor) -> Packed | None:
     """Get a layer's prepacked weight if its product with ``x`` may use one, and gains by it.
 
     It is made by the first call and whenever the layer's parameters are others. The look whether
@@ -69,7 +69,6 @@ def prepack(layer: Layer, x: Tensor, tokens: int) -> Packed | None:
     Args:
         layer: The layer.
         x: Tokens ``(B, N, C)`` or a map ``(B, C, H, W)``.
-        tokens: How many tokens of an image come out.
 
     Returns:
         The weight, or None if the layer has to be called.
@@ -77,9 +76,9 @@ def prepack(layer: Layer, x: Tensor, tokens: int) -> Packed | None:
     if torch.is_grad_enabled() or is_recording() or type(x) is not Tensor or not x.is_cpu:
         return None
     weight, bias = layer.weight, layer.bias
-    if tokens > MOST_TOKENS and not _is_small(layer, weight):
+    if _tokens_made(layer, x) > MOST_TOKENS and not _is_small(layer, weight):
         return None
-    if not (_has_operators() and torch._C._get_mkldnn_enabled()):
+    if not (has_operators() and torch._C._get_mkldnn_enabled()):
         return None
     if weight.is_inference() or (bias is not None and bias.is_inference()):
         return None  # nobody counts their changes
@@ -105,12 +104,20 @@ def forget(model: nn.Module) -> None:
         _packed.pop(id(weight), None)
 
 
+def _tokens_made(layer: Layer, x: Tensor) -> int:
+    """Count the tokens of an image that come out."""
+    if isinstance(layer, nn.Linear):
+        return x.shape[1]
+    return x.shape[2] * x.shape[3] // (layer.stride[0] * layer.stride[1])
+
+
 def _is_small(layer: Layer, weight: Tensor) -> bool:
     return isinstance(layer, nn.Linear) and weight.numel() <= SMALL_WEIGHT
 
 
 @cache
-def _has_operators() -> bool:
+def has_operators() -> bool:
+    """Whether this PyTorch can prepack weights, and tell what autocast computes in."""
     if not torch.backends.mkldnn.is_available():
         return False
     has_autocast = hasattr(torch, "get_autocast_dtype")  # since torch 2.4

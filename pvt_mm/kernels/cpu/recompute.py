@@ -37,8 +37,7 @@ def linear_of_gelu(tokens: Tensor, fc2: Layer) -> Tensor:
     Returns:
         ``(B, N, C)``; its gradients are those of the two operators.
     """
-    large = tokens.nbytes > SMALL_BYTES and hasattr(torch.amp, "custom_fwd")
-    if not (large and torch.is_grad_enabled()):
+    if tokens.nbytes <= SMALL_BYTES or not hasattr(torch.amp, "custom_fwd"):
         return linear(F.gelu(tokens), *fc2)
     return _LinearOfGelu.apply(tokens, *fc2)  # type: ignore[no-untyped-call]  # torch's
 
