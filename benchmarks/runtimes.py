@@ -10,7 +10,8 @@ import argparse
 import copy
 import sys
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
@@ -29,7 +30,7 @@ from pvt_mm.costs.benchmark.statistics import ratio_of_medians, summarise
 from pvt_mm.costs.benchmark.timing import time_interleaved
 from pvt_mm.costs.complexity import build_arch
 from pvt_mm.devices import has_bfloat16
-from pvt_mm.errors import run_tool
+from pvt_mm.errors import UserError, run_tool
 from pvt_mm.export import backbone_exportable, export_model
 from pvt_mm.export.openvino import Calibration
 from pvt_mm.kernels import accelerate
@@ -40,6 +41,7 @@ from pvt_mm.training.speed import compile_backbone
 MODELS = ("pvt_small", "pvt_v2_b0", "pvt_v2_b2", "pvt_v2_b2_li")
 SHAPES = ("224x224", "800x1344")
 FIRST = "PyTorch, plain"
+THEIRS = "MMDetection's own"
 IMAGES = 4  # that int8 is fitted to, random as those that are measured
 Run = Callable[[torch.Tensor], list[np.ndarray]]
 
@@ -56,7 +58,7 @@ class Holder(nn.Module):
         return self.backbone(images)
 
 
-def in_pytorch(backbone: nn.Module, dtype: str, fast: bool, compiled: bool) -> Run:
+def in_pytorch(backbone: nn.Module, dtype: str, fast: bool = False, compiled: bool = False) -> Run:
     """Run a copy of the backbone in one of PyTorch's ways."""
     model = Holder(backbone)
     if fast:
@@ -96,72 +98,108 @@ def in_file(
     return run
 
 
-def ways(name: str, backbone: nn.Module, folder: Path) -> dict[str, Run]:
-    """All that can run a backbone here; MMDetection's has weights of its own."""
+def in_mmdet(name: str) -> Run:
+    """Run MMDetection's module of the same architecture, with weights of its own."""
+    theirs = build_backbone("mmdet", name, (224, 224)).module.eval()
+    return lambda images: [one.numpy() for one in theirs(images)]
+
+
+def int8_in_file(backbone: nn.Module, path: Path) -> Run:
+    """Run the backbone in int8, fitted to random images."""
+    inputs = [{"images": torch.randn(1, 3, 224, 224).numpy()} for _ in range(IMAGES)]
+    return in_file(backbone, path, calibration=Calibration(inputs))
+
+
+def ways(name: str, backbone: nn.Module, folder: Path) -> dict[str, Callable[[], Run]]:
+    """All that can run a backbone here, by name: what makes it ready."""
     bf16 = "bfloat16"
-    made = {
-        FIRST: in_pytorch(backbone, "float32", fast=False, compiled=False),
-        "PyTorch, accelerated": in_pytorch(backbone, "float32", fast=True, compiled=False),
-        "PyTorch, compiled": in_pytorch(backbone, "float32", fast=False, compiled=True),
-        "ONNX Runtime": in_file(backbone, folder / "own.onnx"),
-        "ONNX Runtime, standard": in_file(backbone, folder / "standard.onnx", standard=True),
-        "OpenVINO": in_file(backbone, folder / "own.xml"),
+    makers = {
+        FIRST: partial(in_pytorch, backbone, "float32"),
+        "PyTorch, accelerated": partial(in_pytorch, backbone, "float32", fast=True),
+        "PyTorch, compiled": partial(in_pytorch, backbone, "float32", compiled=True),
+        "ONNX Runtime": partial(in_file, backbone, folder / "own.onnx"),
+        "ONNX Runtime, standard": partial(
+            in_file, backbone, folder / "standard.onnx", standard=True
+        ),
+        "OpenVINO": partial(in_file, backbone, folder / "own.xml"),
     }
     if has_bfloat16("cpu"):
-        made |= {
-            "PyTorch, accelerated, bfloat16": in_pytorch(backbone, bf16, fast=True, compiled=False),
-            "PyTorch, bfloat16, compiled": in_pytorch(backbone, bf16, fast=False, compiled=True),
-            "OpenVINO, bfloat16": in_file(backbone, folder / "own.xml", bf16),
+        makers |= {
+            "PyTorch, accelerated, bfloat16": partial(in_pytorch, backbone, bf16, fast=True),
+            "PyTorch, bfloat16, compiled": partial(in_pytorch, backbone, bf16, compiled=True),
+            "OpenVINO, bfloat16": partial(in_file, backbone, folder / "own.xml", bf16),
         }
     if find_spec("nncf"):
-        inputs = [{"images": torch.randn(1, 3, 224, 224).numpy()} for _ in range(IMAGES)]
-        calibration = Calibration(inputs)
-        made["OpenVINO, int8"] = in_file(backbone, folder / "int8.xml", calibration=calibration)
-    try:
-        theirs = build_backbone("mmdet", name, (224, 224)).module.eval()
-        made["MMDetection's own"] = lambda images: [one.numpy() for one in theirs(images)]
-    except Unavailable:
-        pass
-    return made
+        makers["OpenVINO, int8"] = partial(int8_in_file, backbone, folder / "int8.xml")
+    makers[THEIRS] = partial(in_mmdet, name)
+    return makers
 
 
-def measure(name: str, shapes: list[str], rounds: int) -> list[dict[str, Any]]:
-    """Time a backbone with random weights in all ways at each shape."""
+def chosen(makers: dict[str, Callable[[], Run]], names: Sequence[str] | None) -> dict[str, Run]:
+    """Make the named ways ready, or all that there are.
+
+    Raises:
+        UserError: If a name is unknown here.
+    """
+    if unknown := [name for name in names or () if name not in makers]:
+        raise UserError(f"--ways {unknown[0]!r} is unknown here; there are: {'; '.join(makers)}")
+    runs = {}
+    for name in names or makers:
+        try:
+            runs[name] = makers[name]()
+        except Unavailable as reason:
+            if names:
+                raise UserError(f"--ways {name!r} cannot run: {reason}") from reason
+    return runs
+
+
+def measure(
+    name: str, shapes: Sequence[str], rounds: int, groups: Sequence[Sequence[str] | None] = (None,)
+) -> list[dict[str, Any]]:
+    """Time a backbone with random weights at each shape; the ways of a group take turns."""
     torch.manual_seed(0)
     backbone = build_arch(name).eval()
     backbone.init_weights()
     results = []
     with tempfile.TemporaryDirectory() as folder:
-        runs = ways(name, backbone, Path(folder))
-        for shape in shapes:
-            images = torch.randn(1, 3, *map(int, shape.split("x")))
-            with torch.inference_mode():
-                expected = runs[FIRST](images)
-                differences = {
-                    way: max(
-                        float(np.abs(a - b).max() / np.abs(a).max())
-                        for a, b in zip(expected, run(images), strict=True)
-                    )
-                    for way, run in runs.items()
-                    if way not in (FIRST, "MMDetection's own")
-                }
-                calls = {way: lambda run=run, x=images: run(x) for way, run in runs.items()}
-                seconds = time_interleaved(calls, rounds).seconds
-            results.append(
-                {"model": name, "shape": shape, "seconds": seconds, "differences": differences}
-            )
-            print(render(results[-1:]), flush=True)
+        makers = ways(name, backbone, Path(folder))
+        for names in groups:
+            runs = chosen(makers, names)
+            plain = runs.get(FIRST) or makers[FIRST]()
+            for shape in shapes:
+                images = torch.randn(1, 3, *map(int, shape.split("x")))
+                found = time_and_compare(runs, plain, images, rounds)
+                results.append({"model": name, "shape": shape, **found})
+                print(render(results[-1:]), flush=True)
     return results
 
 
-def render(results: list[dict[str, Any]]) -> str:
-    """Tabulate medians, and how many times as long as the plain modules each way takes."""
+@torch.inference_mode()
+def time_and_compare(
+    runs: dict[str, Run], plain: Run, images: torch.Tensor, rounds: int
+) -> dict[str, Any]:
+    """Find the seconds of each way, and the largest difference from the plain modules' maps."""
+    expected = plain(images)
+    differences = {
+        way: max(
+            float(np.abs(a - b).max() / np.abs(a).max())
+            for a, b in zip(expected, run(images), strict=True)
+        )
+        for way, run in runs.items()
+        if way not in (FIRST, THEIRS)
+    }
+    calls = {way: lambda run=run: run(images) for way, run in runs.items()}
+    return {"seconds": time_interleaved(calls, rounds).seconds, "differences": differences}
+
+
+def render(results: Sequence[dict[str, Any]]) -> str:
+    """Tabulate medians, and each way's time over that of the first one of its input."""
     rows = []
     for result in results:
-        plain = result["seconds"][FIRST]
+        first, base = next(iter(result["seconds"].items()))
         for way, seconds in result["seconds"].items():
             time_ = summarise(seconds)
-            ratio = ratio_of_medians(seconds, plain)
+            ratio = ratio_of_medians(seconds, base)
             difference = result["differences"].get(way)
             rows.append(
                 [
@@ -170,11 +208,11 @@ def render(results: list[dict[str, Any]]) -> str:
                     way,
                     f"{time_.median * 1e3:.4g}",
                     f"{time_.minimum * 1e3:.4g}",
-                    f"{ratio.value:.2f} ({ratio.q1:.2f} to {ratio.q3:.2f})" if way != FIRST else "",
+                    f"{ratio.value:.2f} ({ratio.q1:.2f} to {ratio.q3:.2f})" if way != first else "",
                     "" if difference is None else f"{difference:.1e}",
                 ]
             )
-    header = ("backbone", "input", "by", "median, ms", "min, ms", "x plain", "difference")
+    header = ("backbone", "input", "by", "median, ms", "min, ms", "x first", "difference")
     return as_table(header, rows)
 
 
@@ -184,6 +222,13 @@ def main() -> int:
     parser.add_argument("--models", nargs="+", default=MODELS, metavar="NAME")
     parser.add_argument("--shapes", nargs="+", default=SHAPES, metavar="HxW")
     parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument(
+        "--ways",
+        nargs="+",
+        action="append",
+        metavar="NAME",
+        help="only these take turns, named as in the table; given again, these do after the others",
+    )
     parser.add_argument("--out", type=Path, default=_paths.RESULTS / "runtimes.json")
     options = parser.parse_args()
 
@@ -194,7 +239,7 @@ def main() -> int:
         tune_allocator()
         results = []
         for name in options.models:
-            results += measure(name, options.shapes, options.rounds)
+            results += measure(name, options.shapes, options.rounds, options.ways or [None])
             content = {"schema": SCHEMA, "machine": machine, "results": results}
             write_json(options.out, content)
         print(render(results))

@@ -407,7 +407,8 @@ def test_all_ways_to_run_a_backbone(monkeypatch, tmp_path):
     monkeypatch.setattr(runtimes, "compile_backbone", lambda model, inference: None)
     monkeypatch.setattr(runtimes, "has_bfloat16", lambda device: True)
     monkeypatch.setattr(runtimes, "find_spec", lambda package: True)
-    made = runtimes.ways("pvt_v2_b0", runtimes.build_arch("pvt_v2_b0"), tmp_path)
+    makers = runtimes.ways("pvt_v2_b0", runtimes.build_arch("pvt_v2_b0"), tmp_path)
+    made = runtimes.chosen(makers, None)
     assert list(made)[0] == runtimes.FIRST and "OpenVINO, int8" in made
     assert written == {
         "own.onnx": ("onnx", False, "float32", None),
@@ -416,3 +417,25 @@ def test_all_ways_to_run_a_backbone(monkeypatch, tmp_path):
         "int8.xml": ("openvino", False, "int8", runtimes.IMAGES),
     }
     assert ("own.xml", "bfloat16") in opened and ("int8.xml", "float32") in opened
+
+    named = ["PyTorch, accelerated", runtimes.FIRST]
+    assert list(runtimes.chosen(makers, named)) == named
+    with pytest.raises(UserError, match="'Torch' is unknown here; there are: PyTorch, plain; "):
+        runtimes.chosen(makers, ["Torch"])
+
+
+def test_chosen_ways_take_turns_in_their_groups(monkeypatch, tmp_path):
+    out, fast = tmp_path / "runtimes.json", "PyTorch, accelerated"
+    plain, theirs = runtimes.FIRST, runtimes.THEIRS
+    monkeypatch.setattr(runtimes, "version", lambda package: "1")
+    monkeypatch.setattr(sys, "argv", ["runtimes.py", "--models", "pvt_v2_b0", "--shapes", "32x64"])
+    sys.argv += ["--rounds", "2", "--out", str(out), "--ways", fast, plain, "--ways", theirs, fast]
+    assert runtimes.main() == 0
+    found = json.loads(out.read_text())["results"]
+    assert [list(result["seconds"]) for result in found] == [[fast, plain], [theirs, fast]]
+    assert all(len(each) == 2 for result in found for each in result["seconds"].values())
+    assert [list(result["differences"]) for result in found] == [[fast], [fast]]
+    assert all(result["differences"][fast] < 1e-5 for result in found)
+    rows = [line.split("|") for line in runtimes.render(found).splitlines()]
+    ratios = {(row[3].strip(), row[6].strip() != "") for row in rows[2:]}
+    assert ratios == {(fast, False), (plain, True), (theirs, False), (fast, True)}
