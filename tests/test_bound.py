@@ -164,13 +164,20 @@ def test_changes_count(change):
             assert largest_difference(model(x), expected) < 1e-4
 
 
-def test_another_formula_of_the_activation_counts():
+@pytest.mark.parametrize(
+    ("layer", "part", "name", "value"),
+    [
+        ("mlp.fc1", "mlp.act", "approximate", "tanh"),  # the formulas differ around 2 only
+        ("attn.q", "attn", "num_heads", 2),  # of weights near 0 all heads take the mean
+    ],
+)
+def test_another_setting_of_a_part_counts(layer, part, name, value):
     model, x = build(), image(1, 3, 64, 64)
     block, tokens = bind_all(model, x)[0], image(1, 256, 32)
-    nn.init.normal_(block.mlp.fc1.weight)  # the formulas differ around 2 only
+    nn.init.normal_(block.get_submodule(layer).weight)
     with torch.no_grad():
         before = [block(tokens, (16, 16)) for _ in range(3)][-1]
-        block.mlp.act.approximate = "tanh"
+        setattr(block.get_submodule(part), name, value)
         expected = plain_copy(block)(tokens, (16, 16))
         found = block(tokens, (16, 16))
     difference = (before - expected).abs().max()

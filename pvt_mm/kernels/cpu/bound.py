@@ -32,7 +32,7 @@ if TYPE_CHECKING:
 __all__ = ["BoundBlock", "add_branch", "bind", "find", "forget"]
 
 # Shape legend: B batch, (H, W) map in tokens, N = H*W tokens, M reduced tokens, C channels,
-# E hidden channels.
+# E hidden channels, h heads, d = C/h channels of a head.
 
 Operator = Callable[[Tensor], Tensor]
 Situation = tuple[Any, ...]
@@ -54,7 +54,10 @@ class BoundBlock:
     def __init__(self, block: FastBlock, tokens: Tensor, hw: tuple[int, int]) -> None:
         attn, mlp = block.attn, block.mlp
         self._situation = _situation(tokens, hw)
-        self._hw, self._act, self._split = hw, mlp.act, attn._split
+        self._hw, self._attn, self._act = hw, attn, mlp.act
+        batch, heads = tokens.shape[0], attn.num_heads
+        self._heads = (batch, -1, heads, tokens.shape[2] // heads)  # (B, n, h, d)
+        self._pairs = (batch, -1, 2, *self._heads[2:])  # keys and values
         self._convs: list[nn.Conv2d] = []
         self._sources: list[Tensor] = []  # parameters whose values were prepacked
 
@@ -73,8 +76,10 @@ class BoundBlock:
 
         self._parts = list(block.modules())[1:]
         self._states = [vars(part) for part in self._parts]
-        self._children = [vars(block)["_modules"], *(state["_modules"] for state in self._states)]
-        self._parameters = [state["_parameters"] for state in self._states]
+        states = (vars(block), *self._states)
+        # What others gain does not change what they compute.
+        self._children = [state["_modules"] for state in states if state["_modules"]]
+        self._parameters = [state["_parameters"] for state in states if state["_parameters"]]
         self._held = [parameter for held in self._parameters for parameter in held.values()]
         self._seen = self._look()
 
@@ -95,15 +100,15 @@ class BoundBlock:
             [source._version for source in self._sources],
             any(state["training"] for state in self._states),
             [conv.padding_mode for conv in self._convs],
-            self._act.approximate,
+            (self._attn.num_heads, self._attn.sr_ratio, self._act.approximate),
         )
 
     def __call__(self, tokens: Tensor) -> Tensor:
         """Refine the ``(B, N, C)`` tokens."""
         x = self._norm1(tokens)
-        q = self._split(self._q(x))
-        k, v = self._kv(self._reduce(x)).chunk(2, dim=2)  # (B, M, C) each
-        x = attend(q, self._split(k), self._split(v))
+        q = self._q(x).view(self._heads).transpose(1, 2)  # (B, h, N, d)
+        k, v = self._kv(self._reduce(x)).view(self._pairs).permute(2, 0, 3, 1, 4)  # (B, h, M, d)
+        x = attend(q, k, v)
         del q, k, v
         tokens = add_branch(tokens, self._proj(x.transpose(1, 2).flatten(2)))
         x = self._fc1(self._norm2(tokens))  # (B, N, E)
@@ -125,9 +130,10 @@ class BoundBlock:
 
     def _convolution(self, layer: nn.Conv2d, tokens: Tensor) -> Operator:
         packed = self._pack(layer, tokens_to_map(tokens, self._hw))
-        convolve = layer.forward if packed is None else partial(packed.convolve, layer)
+        convolve = partial(packed.convolve, layer) if packed else layer.forward
+        shape = (tokens.shape[0], *self._hw, tokens.shape[2])
         self._convs.append(layer)
-        return lambda tokens: map_to_tokens(convolve(tokens_to_map(tokens, self._hw)))
+        return lambda tokens: map_to_tokens(convolve(tokens.view(shape).permute(0, 3, 1, 2)))
 
     def _reduction(self, attn: FastAttention, tokens: Tensor) -> tuple[Operator, Tensor]:
         """Choose how tokens are reduced; returns reduced ones of the right shape, too."""

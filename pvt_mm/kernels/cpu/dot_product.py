@@ -50,11 +50,11 @@ def attend(q: Tensor, k: Tensor, v: Tensor, drop_rate: float = 0.0) -> Tensor:
 
 
 def _tiles(q: Tensor, k: Tensor) -> bool:
-    if type(q) is not Tensor or not onednn_convolves(q):
-        return False  # whoever subclasses tensors expects one operator
     queries, keys = q.shape[2], k.shape[2]
-    large = queries >= FEWEST_QUERIES and queries * keys >= FEWEST_SCORES
-    return large and fused_attention_is_slow(q.dtype)
+    if queries < FEWEST_QUERIES or queries * keys < FEWEST_SCORES:
+        return False
+    # Whoever subclasses tensors expects one operator.
+    return type(q) is Tensor and onednn_convolves(q) and fused_attention_is_slow(q.dtype)
 
 
 def _spans(q: Tensor, k: Tensor, tile_bytes: int) -> Iterator[slice]:

@@ -45,14 +45,15 @@ class Packed(NamedTuple):
         """Compute ``layer(tokens)``; tokens of ``(B, N, C)``."""
         if tokens.dtype is not self.dtype:
             tokens = tokens.to(self.dtype)
-        return torch.ops.mkldnn._linear_pointwise(tokens, self.weight, self.bias, "none", [], "")
+        pointwise = torch.ops.mkldnn._linear_pointwise.default
+        return pointwise(tokens, self.weight, self.bias, "none", [], "")
 
     def convolve(self, layer: nn.Conv2d, maps: Tensor) -> Tensor:
         """Compute ``layer(maps)``; maps of ``(B, C, H, W)``, the result is channels-last."""
         if maps.dtype is not self.dtype:
             maps = maps.to(self.dtype)
         maps = maps.contiguous(memory_format=torch.channels_last)
-        pointwise = torch.ops.mkldnn._convolution_pointwise
+        pointwise = torch.ops.mkldnn._convolution_pointwise.default
         return pointwise(maps, self.weight, self.bias, *_form_of(layer), "none", [], "")
 
 
