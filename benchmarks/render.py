@@ -91,6 +91,7 @@ BLOCKS: dict[str, Callable[[dict[str, Any]], str]] = {
     "whole_job": whole_job_block,
     "runtimes": runtimes_block,
     "runtimes_amx": runtimes_block,
+    "pairs": runtimes_block,
     "soak": soak_block,
     "soak_jemalloc": soak_block,
     "gpu": gpu_report.show,
