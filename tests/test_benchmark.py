@@ -1,11 +1,13 @@
 """The benchmark tool's parts: rounds, ratios, memory, operation counts, tables."""
 
+import gc
 import json
 import os
 import platform
 import subprocess
 import sys
 import time
+import weakref
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +76,24 @@ def test_short_steps_are_repeated_until_a_sample_is_long_enough():
     found = time_interleaved(steps, repeats=2, warmup=1, min_sample_s=0.2, clock=clock)
     assert found.calls == {"short": 7, "long": 1}
     assert found.seconds["short"] == pytest.approx([0.03, 0.03])
+
+
+def test_rounds_look_for_garbage_of_their_own_only():
+    frozen, ends = [], []
+
+    class Cycle:
+        def __init__(self):
+            self.itself = self
+            weakref.finalize(self, ends.append, len(frozen))
+
+    def step():
+        frozen.append(gc.get_freeze_count())
+        Cycle()
+
+    time_interleaved({"a": step}, repeats=3, warmup=1, min_sample_s=0, clock=FakeClock())
+    assert frozen[0] == 0 and min(frozen[1:]) > 1000
+    assert gc.get_freeze_count() == 0
+    assert {2, 3} <= set(ends), "what a round leaves is gone before the next one"
 
 
 @pytest.mark.parametrize("fails_at", [0, 3], ids=["warming up", "in the second round"])

@@ -92,14 +92,20 @@ def time_interleaved(
             timings.seconds[name] = []
 
     names = list(timings.seconds)
-    for turn in range(repeats):
-        shift = turn % len(names) if names else 0
-        for name in names[shift:] + names[:shift]:
-            if name not in timings.seconds:
-                continue
-            spent = attempt(name, timings.calls[name])
-            if spent is not None:
-                timings.seconds[name].append(spent)
+    # Else each sample's collection would look at all that was ever imported, and leave the caches
+    # empty: milliseconds of its first call, the more the more of a contender is Python.
+    gc.freeze()
+    try:
+        for turn in range(repeats):
+            shift = turn % len(names) if names else 0
+            for name in names[shift:] + names[:shift]:
+                if name not in timings.seconds:
+                    continue
+                spent = attempt(name, timings.calls[name])
+                if spent is not None:
+                    timings.seconds[name].append(spent)
+    finally:
+        gc.unfreeze()
     return timings
 
 
