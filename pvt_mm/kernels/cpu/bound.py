@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, MutableMapping
 from functools import partial
 from itertools import chain
-from operator import itemgetter
+from operator import is_, itemgetter
 from typing import TYPE_CHECKING, Any
 from weakref import WeakKeyDictionary
 
@@ -24,7 +24,7 @@ from pvt_mm.kernels.cpu.dot_product import attend
 from pvt_mm.kernels.cpu.linear import linear
 from pvt_mm.kernels.cpu.prepacked import Packed, prepack
 from pvt_mm.kernels.parts import has_global_hooks
-from pvt_mm.tokens import map_to_tokens, tokens_to_map
+from pvt_mm.tokens import tokens_to_map
 
 if TYPE_CHECKING:
     from pvt_mm.kernels.modules import FastAttention, FastBlock
@@ -77,15 +77,18 @@ class BoundBlock:
         self._parts = list(block.modules())[1:]
         self._states = [vars(part) for part in self._parts]
         states = (vars(block), *self._states)
-        # What others gain does not change what they compute.
-        self._children = [state["_modules"] for state in states if state["_modules"]]
-        self._parameters = [state["_parameters"] for state in states if state["_parameters"]]
-        self._held = [parameter for held in self._parameters for parameter in held.values()]
+        # Of parts and parameters; what has none computes the same with one.
+        held = [state[kind] for kind in ("_modules", "_parameters") for state in states]
+        self._held = [named for named in held if named]
+        self._members = [*chain.from_iterable(map(dict.values, self._held))]
         self._seen = self._look()
 
     def fits(self, tokens: Tensor, hw: tuple[int, int]) -> bool:
         """Whether a call would compute what the block does now."""
-        return self._situation == _situation(tokens, hw) and self._look() == self._seen
+        if self._situation != _situation(tokens, hw) or self._look() != self._seen:
+            return False
+        members = chain.from_iterable(map(dict.values, self._held))
+        return all(map(is_, members, self._members))
 
     def _look(self) -> tuple[object, ...]:
         """Look at all that may change about the parts; each call does, so this has to be fast."""
@@ -94,8 +97,7 @@ class BoundBlock:
             any(map(any, map(_hooks_of, self._states))),
             [*map(type, self._parts)],
             [*map(len, self._states)],  # an attribute more may be another forward
-            [*map(id, chain.from_iterable(map(dict.values, self._children)))],
-            [*map(id, chain.from_iterable(map(dict.values, self._parameters)))],
+            [*map(len, self._held)],
             [source.data_ptr() for source in self._sources],
             [source._version for source in self._sources],
             any(state["training"] for state in self._states),
@@ -126,14 +128,19 @@ class BoundBlock:
         packed = self._pack(layer, tokens)
         if packed is None:
             return partial(linear, weight=layer.weight, bias=layer.bias)
-        return packed.project
+        return packed.projection()
 
     def _convolution(self, layer: nn.Conv2d, tokens: Tensor) -> Operator:
         packed = self._pack(layer, tokens_to_map(tokens, self._hw))
-        convolve = partial(packed.convolve, layer) if packed else layer.forward
+        convolve = packed.convolution(layer) if packed else layer.forward
         shape = (tokens.shape[0], *self._hw, tokens.shape[2])
         self._convs.append(layer)
-        return lambda tokens: map_to_tokens(convolve(tokens.view(shape).permute(0, 3, 1, 2)))
+
+        def on_tokens(tokens: Tensor) -> Tensor:
+            maps = convolve(tokens.view(shape).permute(0, 3, 1, 2))  # (B, C, H, W)
+            return maps.permute(0, 2, 3, 1).flatten(1, 2)
+
+        return on_tokens
 
     def _reduction(self, attn: FastAttention, tokens: Tensor) -> tuple[Operator, Tensor]:
         """Choose how tokens are reduced; returns reduced ones of the right shape, too."""

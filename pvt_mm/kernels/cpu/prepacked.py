@@ -6,8 +6,9 @@ For few tokens, as of a small image, sorting a weight takes as long as multiplyi
 from __future__ import annotations
 
 import weakref
+from collections.abc import Callable
 from functools import cache
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -43,18 +44,37 @@ class Packed(NamedTuple):
 
     def project(self, tokens: Tensor) -> Tensor:
         """Compute ``layer(tokens)``; tokens of ``(B, N, C)``."""
-        if tokens.dtype is not self.dtype:
-            tokens = tokens.to(self.dtype)
-        pointwise = torch.ops.mkldnn._linear_pointwise.default
-        return pointwise(tokens, self.weight, self.bias, "none", [], "")
+        return self.projection()(tokens)
 
     def convolve(self, layer: nn.Conv2d, maps: Tensor) -> Tensor:
         """Compute ``layer(maps)``; maps of ``(B, C, H, W)``, the result is channels-last."""
-        if maps.dtype is not self.dtype:
-            maps = maps.to(self.dtype)
-        maps = maps.contiguous(memory_format=torch.channels_last)
+        return self.convolution(layer)(maps)
+
+    def projection(self) -> Callable[[Tensor], Tensor]:
+        """Make the function of :meth:`project`, for many calls."""
+        pointwise, weight, bias = torch.ops.mkldnn._linear_pointwise.default, self.weight, self.bias
+        dtype = self.dtype
+
+        def project(tokens: Tensor) -> Tensor:
+            if tokens.dtype is not dtype:
+                tokens = tokens.to(dtype)
+            return pointwise(tokens, weight, bias, "none", [], "")
+
+        return project
+
+    def convolution(self, layer: nn.Conv2d) -> Callable[[Tensor], Tensor]:
+        """Make the function of :meth:`convolve`, for many calls."""
         pointwise = torch.ops.mkldnn._convolution_pointwise.default
-        return pointwise(maps, self.weight, self.bias, *_form_of(layer), "none", [], "")
+        weight, bias, dtype = self.weight, self.bias, self.dtype
+
+        def convolve(maps: Tensor) -> Tensor:
+            if maps.dtype is not dtype:
+                maps = maps.to(dtype)
+            maps = maps.contiguous(memory_format=torch.channels_last)
+            form = layer.padding, layer.stride, layer.dilation, layer.groups
+            return pointwise(maps, weight, bias, *form, "none", [], "")
+
+        return convolve
 
 
 # By the weight's id, as long as it lives. Copies and pickles of a model have none.
@@ -131,17 +151,14 @@ def _values_of(weight: Tensor, bias: Tensor | None) -> tuple[object, ...]:
     return values if bias is None else (*values, bias.data_ptr(), bias.dtype, bias._version)
 
 
-def _form_of(layer: nn.Conv2d) -> tuple[Any, ...]:
-    return layer.padding, layer.stride, layer.dilation, layer.groups
-
-
 def _pack(layer: Layer, x: Tensor, dtype: torch.dtype) -> Packed:
     weight = layer.weight.detach().to(dtype)
     if isinstance(layer, nn.Linear):
         weight = torch.ops.mkldnn._reorder_linear_weight(weight)
     else:
         reorder = torch.ops.mkldnn._reorder_convolution_weight
-        weight = reorder(weight, *_form_of(layer), x.shape)
+        form = layer.padding, layer.stride, layer.dilation, layer.groups
+        weight = reorder(weight, *form, x.shape)
     sources = [layer.weight.detach()]
     bias = None
     if layer.bias is not None:
