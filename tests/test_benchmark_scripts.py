@@ -237,6 +237,7 @@ def test_gpu_checks_want_a_gpu(capsys):
     assert "torch finds no GPU" in capsys.readouterr().err
 
 
+@pytest.mark.exhaustive  # four trainings, as other tests have them
 @pytest.mark.slow
 def test_short_trainings_run_by_the_tools(tmp_path):
     out = tmp_path / "checks.json"
