@@ -10,7 +10,7 @@ import argparse
 import copy
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -135,14 +135,23 @@ def ways(name: str, backbone: nn.Module, folder: Path) -> dict[str, Callable[[],
     return makers
 
 
+def check_names(makers: Mapping[str, object], groups: Sequence[Sequence[str] | None]) -> None:
+    """Check all names before anything is measured.
+
+    Raises:
+        UserError: If one is unknown here.
+    """
+    for name in (name for names in groups for name in names or ()):
+        if name not in makers:
+            raise UserError(f"--ways {name!r} is unknown here; there are: {'; '.join(makers)}")
+
+
 def chosen(makers: dict[str, Callable[[], Run]], names: Sequence[str] | None) -> dict[str, Run]:
     """Make the named ways ready, or all that there are.
 
     Raises:
-        UserError: If a name is unknown here.
+        UserError: If one that was named cannot take part.
     """
-    if unknown := [name for name in names or () if name not in makers]:
-        raise UserError(f"--ways {unknown[0]!r} is unknown here; there are: {'; '.join(makers)}")
     runs = {}
     for name in names or makers:
         try:
@@ -163,6 +172,7 @@ def measure(
     results = []
     with tempfile.TemporaryDirectory() as folder:
         makers = ways(name, backbone, Path(folder))
+        check_names(makers, groups)
         for names in groups:
             runs = chosen(makers, names)
             plain = runs.get(FIRST) or makers[FIRST]()

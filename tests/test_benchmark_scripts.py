@@ -422,7 +422,7 @@ def test_all_ways_to_run_a_backbone(monkeypatch, tmp_path):
     named = ["PyTorch, accelerated", runtimes.FIRST]
     assert list(runtimes.chosen(makers, named)) == named
     with pytest.raises(UserError, match="'Torch' is unknown here; there are: PyTorch, plain; "):
-        runtimes.chosen(makers, ["Torch"])
+        runtimes.check_names(makers, [None, named, ["Torch"]])
 
 
 def test_chosen_ways_take_turns_in_their_groups(monkeypatch, tmp_path):
