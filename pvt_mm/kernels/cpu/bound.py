@@ -24,7 +24,7 @@ from pvt_mm.kernels.cpu.dot_product import attend
 from pvt_mm.kernels.cpu.linear import linear
 from pvt_mm.kernels.cpu.prepacked import Packed, prepack
 from pvt_mm.kernels.parts import has_global_hooks
-from pvt_mm.tokens import tokens_to_map
+from pvt_mm.tokens import map_to_tokens, tokens_to_map
 
 if TYPE_CHECKING:
     from pvt_mm.kernels.modules import FastAttention, FastBlock
@@ -135,12 +135,8 @@ class BoundBlock:
         convolve = packed.convolution(layer) if packed else layer.forward
         shape = (tokens.shape[0], *self._hw, tokens.shape[2])
         self._convs.append(layer)
-
-        def on_tokens(tokens: Tensor) -> Tensor:
-            maps = convolve(tokens.view(shape).permute(0, 3, 1, 2))  # (B, C, H, W)
-            return maps.permute(0, 2, 3, 1).flatten(1, 2)
-
-        return on_tokens
+        # As tokens_to_map does, whose unflatten is PyTorch's in Python.
+        return lambda tokens: map_to_tokens(convolve(tokens.view(shape).permute(0, 3, 1, 2)))
 
     def _reduction(self, attn: FastAttention, tokens: Tensor) -> tuple[Operator, Tensor]:
         """Choose how tokens are reduced; returns reduced ones of the right shape, too."""

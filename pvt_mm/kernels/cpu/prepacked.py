@@ -8,7 +8,7 @@ from __future__ import annotations
 import weakref
 from collections.abc import Callable
 from functools import cache
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -71,8 +71,7 @@ class Packed(NamedTuple):
             if maps.dtype is not dtype:
                 maps = maps.to(dtype)
             maps = maps.contiguous(memory_format=torch.channels_last)
-            form = layer.padding, layer.stride, layer.dilation, layer.groups
-            return pointwise(maps, weight, bias, *form, "none", [], "")
+            return pointwise(maps, weight, bias, *_form_of(layer), "none", [], "")
 
         return convolve
 
@@ -151,14 +150,17 @@ def _values_of(weight: Tensor, bias: Tensor | None) -> tuple[object, ...]:
     return values if bias is None else (*values, bias.data_ptr(), bias.dtype, bias._version)
 
 
+def _form_of(layer: nn.Conv2d) -> tuple[Any, ...]:
+    return layer.padding, layer.stride, layer.dilation, layer.groups
+
+
 def _pack(layer: Layer, x: Tensor, dtype: torch.dtype) -> Packed:
     weight = layer.weight.detach().to(dtype)
     if isinstance(layer, nn.Linear):
         weight = torch.ops.mkldnn._reorder_linear_weight(weight)
     else:
         reorder = torch.ops.mkldnn._reorder_convolution_weight
-        form = layer.padding, layer.stride, layer.dilation, layer.groups
-        weight = reorder(weight, *form, x.shape)
+        weight = reorder(weight, *_form_of(layer), x.shape)
     sources = [layer.weight.detach()]
     bias = None
     if layer.bias is not None:
