@@ -154,16 +154,22 @@ def measure(cases: Sequence[Case], repeats: int, seconds: float = SECONDS) -> di
 
 
 def merge(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
-    """Take the smaller times and higher rates of two runs: other programs only slow one down."""
+    """Take the smaller times and higher rates of two runs: other programs only slow one down.
+
+    Cases that only the old one has stay.
+    """
     rates = higher_rates(new["machine"]["gemm_flops"], old["machine"]["gemm_flops"])
-    earlier = {json.dumps(found["case"]): found for found in old["cases"]}
+    cases = {json.dumps(found["case"]): found for found in old["cases"]}
     for found in new["cases"]:
-        known = earlier.get(json.dumps(found["case"]))
-        if known is not None:
+        key = json.dumps(found["case"])
+        if key in cases:
+            known = cases[key]
             found["steps"] = [*known["steps"], *found["steps"]]
             for name, value in known["operators"].items():
                 found["operators"][name] = min(value, found["operators"].get(name, value))
-    return {**new, "machine": {**new["machine"], "gemm_flops": rates}}
+        cases[key] = found
+    machine = {**new["machine"], "gemm_flops": rates}
+    return {**new, "machine": machine, "cases": list(cases.values())}
 
 
 def row(found: dict[str, Any], gemm_flops: dict[str, float]) -> list[str]:
@@ -189,10 +195,25 @@ def show(content: dict[str, Any]) -> str:
     return f"{machine_lines(content['machine'])}\n\n{as_table(HEADER, lines)}"
 
 
+def parse_step(text: str) -> tuple[str, tuple[int, int]]:
+    """Read a step such as ``backward:800x1088``."""
+    mode, _, shape = text.partition(":")
+    height, width = map(int, shape.split("x"))
+    return mode, (height, width)
+
+
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; ``argv`` are the arguments, ``sys.argv``'s by default."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--models", nargs="+", choices=ARCHS, default=["pvt_v2_b2"])
+    parser.add_argument(
+        "--steps",
+        nargs="+",
+        type=parse_step,
+        default=STEPS,
+        metavar="MODE:HxW",
+        help="as backward:800x1088",
+    )
     parser.add_argument("--repeats", type=int, default=4, help="steps before, and after")
     parser.add_argument("--threads", type=int)
     parser.add_argument("--again", action="store_true", help="forget the runs before")
@@ -203,7 +224,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     cases = [
         Case(model, shape, mode=mode, dtype=dtype)
         for model in options.models
-        for mode, shape in STEPS
+        for mode, shape in options.steps
         for dtype in ("float32", "bfloat16")
     ]
     content = measure(cases, options.repeats)

@@ -378,6 +378,18 @@ def test_floor_takes_the_best_of_several_runs():
     (found,) = merged["cases"]
     assert found["steps"] == [3.0, 4.0] and found["operators"] == {"gelu": 0.1, "mm": 1.0}
 
+    other = run(5.0, 0.3, 5.0)
+    other["cases"][0]["case"] = {"model": "b1"}
+    assert floor.merge(merged, other)["cases"] == [found, other["cases"][0]]
+
+
+def test_floor_of_chosen_steps(tmp_path):
+    out = tmp_path / "floor.json"
+    command = ["--models", "pvt_v2_b0", "--repeats", "1", "--out", str(out)]
+    assert floor.main([*command, "--steps", "backward:64x96"]) == 0
+    cases = [found["case"] for found in json.loads(out.read_text())["cases"]]
+    assert [(case["mode"], case["shape"]) for case in cases] == [("backward", [64, 96])] * 2
+
 
 def test_floor_counts_calls_and_leaves_results_alone():
     x = torch.rand(4, 4)
